@@ -1,0 +1,177 @@
+"""The nouns that every room of the house speaks: frozen, with shapes and units on the fields.
+
+This file knows no network, no file and no ROS message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+PRIMARY = "primary"  # the third-person camera: the only one OpenVLA was trained with
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the policy sees at one instant.
+
+    Attributes:
+        images: Camera name to (H, W, 3) uint8 RGB. OpenVLA reads `images["primary"]` alone.
+        instruction: The task in plain language, exactly as the operator gave it.
+        proprio: (m,) float64 robot state, or None. OpenVLA does not use it.
+        stamp_ns: Time at which the image was taken (ROS time), nanoseconds.
+    """
+
+    images: Mapping[str, np.ndarray]
+    instruction: str
+    proprio: np.ndarray | None = None
+    stamp_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the policy answers: a chunk of K >= 1 steps at the rate of its dataset.
+
+    Attributes:
+        actions: (K, n) float64, in the units the dataset was recorded in. OpenVLA has K = 1.
+        normalized_actions: (K, n) float64 in [-1, 1], before un-normalisation.
+        token_ids: The K * n generated ids, in order.
+        unnorm_key: The statistics that produced `actions` from `normalized_actions`.
+        prompt: The exact text the model was given.
+        token_probabilities: Probability of each generated id; empty when not computed.
+        invalid_dims: Positions in `token_ids` that hold an id outside the action range. Their
+            numbers are those of the reference implementation (an extreme bin) and mean nothing.
+        timings: Milliseconds by stage; `total_ms` is always there.
+        passes: Forward passes of the language model.
+        drafts_accepted: Draft tokens confirmed without a pass of their own.
+    """
+
+    actions: np.ndarray
+    normalized_actions: np.ndarray
+    token_ids: list[int]
+    unnorm_key: str
+    prompt: str = ""
+    token_probabilities: tuple[float, ...] = ()
+    invalid_dims: tuple[int, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+    passes: int = 0
+    drafts_accepted: int = 0
+
+    @property
+    def action(self) -> np.ndarray:
+        """(n,) float64: the first step, in dataset units."""
+        return self.actions[0]
+
+    @property
+    def normalized(self) -> np.ndarray:
+        """(n,) float64: the first step, in [-1, 1]."""
+        return self.normalized_actions[0]
+
+    @property
+    def is_valid(self) -> bool:
+        """True when every generated id is an action token. A robot must not run anything else."""
+        return not self.invalid_dims
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """What the numbers of an action mean. `None` is "nobody has published it", never a guess.
+
+    Attributes:
+        unnorm_key: The statistics key this describes.
+        robot: The arm the data was recorded with.
+        kind: "eef_delta" (displacement per step) or "eef_velocity" (dataset velocity units).
+        translation_frame: "base" or "ee": the axes in which the first three numbers are given.
+        rotation_frame: "base" (left-multiplied) or "ee" (right-multiplied).
+        rotation_form: "euler_xyz" (R = Rz(yaw) Ry(pitch) Rx(roll)) or "rotvec".
+        translation_unit_m: Metres per unit and step.
+        rotation_unit_rad: Radians per unit and step.
+        action_hz: Steps per second of the dataset. Without it there is no velocity.
+        gripper_open: The gripper value that means fully open.
+        gripper_closed: The gripper value that means fully closed.
+        sources: Field name to where the fact was read.
+    """
+
+    unnorm_key: str
+    robot: str | None = None
+    kind: str | None = None
+    translation_frame: str | None = None
+    rotation_frame: str | None = None
+    rotation_form: str | None = None
+    translation_unit_m: float | None = None
+    rotation_unit_rad: float | None = None
+    action_hz: float | None = None
+    gripper_open: float | None = None
+    gripper_closed: float | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    #: Fields without which an action cannot become a twist.
+    NEEDED_FOR_MOTION = (
+        "kind",
+        "translation_frame",
+        "rotation_frame",
+        "rotation_form",
+        "translation_unit_m",
+        "rotation_unit_rad",
+        "action_hz",
+        "gripper_open",
+        "gripper_closed",
+    )
+
+    def unknown_for_motion(self) -> tuple[str, ...]:
+        """Names of the fields that must be supplied before a robot may move."""
+        return tuple(name for name in self.NEEDED_FOR_MOTION if getattr(self, name) is None)
+
+
+@dataclass(frozen=True)
+class PolicyInfo:
+    """Which policy is loaded, and why it runs the way it does.
+
+    Attributes:
+        checkpoint: Folder or hub id.
+        revision: Hub commit, or "".
+        unnorm_key: Statistics in use.
+        quantization: "none", "nf4", ...
+        choices: Every expensive automatic choice (device, dtype, attention, ...) as
+            "value: reason".
+    """
+
+    checkpoint: str
+    revision: str = ""
+    unnorm_key: str = ""
+    quantization: str = "none"
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+
+class Policy(Protocol):
+    """Anything that turns an observation into a prediction. One thread calls it at a time."""
+
+    @property
+    def info(self) -> PolicyInfo:
+        """Which policy this is."""
+        ...
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """What the numbers of `Prediction.actions` mean."""
+        ...
+
+    def predict(self, observation: Observation) -> Prediction:
+        """Return the action for one observation.
+
+        Raises:
+            ImageError: No primary image, or not (H, W, 3) uint8.
+            InstructionError: Empty instruction.
+        """
+        ...
+
+    def self_test(self) -> None:
+        """Return when the policy demonstrably looks at its image.
+
+        Raises:
+            SelfTestError: It does not; the text says how it failed.
+        """
+        ...
