@@ -1,0 +1,1 @@
+"""The network as Hugging Face stores it: configuration, towers, tokens, statistics. No ROS here."""
