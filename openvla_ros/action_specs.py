@@ -1,0 +1,122 @@
+"""What is published about the meaning of each dataset's actions.
+
+The facts live in `resources/action_specs.yaml`, each next to its source. This file knows how to
+read them and lets a user add what nobody has published; it never fills a gap by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from openvla_ros.errors import ConfigurationError
+from openvla_ros.types import ActionSpec
+
+USER_SOURCE = "set by the user"
+
+#: Allowed words per field; every other field except `robot` is a number.
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "kind": ("eef_delta", "eef_velocity"),
+    "translation_frame": ("base", "ee"),
+    "rotation_frame": ("base", "ee"),
+    "rotation_form": ("euler_xyz", "rotvec"),
+}
+POSITIVE = ("translation_unit_m", "rotation_unit_rad", "action_hz")
+SPEC_FIELDS = tuple(
+    field.name for field in fields(ActionSpec) if field.name not in ("unnorm_key", "sources")
+)
+
+
+def load_action_spec(unnorm_key: str, overrides: Mapping[str, Any] | None = None) -> ActionSpec:
+    """Return what is known about the actions behind a statistics key.
+
+    Args:
+        unnorm_key: Statistics key of the checkpoint. A key nobody has described (your own
+            fine-tune) gives a spec whose fields are all None, except those in `overrides`.
+        overrides: Field name to value, given by the user. A value of None is ignored. An override
+            replaces a published value, and `sources` then says that the user set it.
+
+    Raises:
+        ConfigurationError: `overrides` names an unknown field or holds an unusable value.
+    """
+    values, sources = _published_specs().get(unnorm_key, ({}, {}))
+    values, sources = dict(values), dict(sources)
+    for name, value in (overrides or {}).items():
+        if value is None:
+            continue
+        values[name] = _checked(name, value, f"override for {unnorm_key!r}")
+        sources[name] = USER_SOURCE
+    return ActionSpec(unnorm_key=unnorm_key, sources=sources, **values)
+
+
+def described_keys() -> tuple[str, ...]:
+    """Return the statistics keys that `action_specs.yaml` describes, in alphabetical order."""
+    return tuple(sorted(_published_specs()))
+
+
+def parse_action_specs(text: str) -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
+    """Return statistics key -> (field -> value, field -> source) from the YAML text.
+
+    Raises:
+        ConfigurationError: A field is unknown or absent, a value is unusable, or a value has no
+            source.
+    """
+    document = yaml.safe_load(text)
+    named_sources: Mapping[str, str] = document["sources"]
+    return {key: _parse_row(key, row, named_sources) for key, row in document["specs"].items()}
+
+
+def _parse_row(
+    key: str, row: Mapping[str, Any], named_sources: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    if set(row) != set(SPEC_FIELDS):
+        different = ", ".join(sorted(set(row) ^ set(SPEC_FIELDS)))
+        raise ConfigurationError(
+            f"action_specs.yaml: {key} must have exactly the fields {', '.join(SPEC_FIELDS)}; "
+            f"these differ: {different}."
+        )
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for name, entry in row.items():
+        if entry is None:
+            continue
+        if not isinstance(entry, list) or len(entry) != 2 or entry[1] not in named_sources:
+            raise ConfigurationError(
+                f"action_specs.yaml: {key}.{name} is {entry!r}; it must be null or "
+                "[value, source] with a source from the list at the top of the file."
+            )
+        values[name] = _checked(name, entry[0], f"action_specs.yaml: {key}")
+        sources[name] = named_sources[entry[1]]
+    return values, sources
+
+
+def _checked(name: str, value: Any, where: str) -> Any:
+    if name not in SPEC_FIELDS:
+        raise ConfigurationError(
+            f"{where}: {name!r} is not a field of an action spec. Fields: {', '.join(SPEC_FIELDS)}."
+        )
+    if name == "robot":
+        return str(value)
+    if name in CHOICES:
+        if value not in CHOICES[name]:
+            raise ConfigurationError(
+                f"{where}: {name} is {value!r}; allowed: {', '.join(CHOICES[name])}."
+            )
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigurationError(f"{where}: {name} is {value!r}; it must be a finite number.")
+    if name in POSITIVE and value <= 0:
+        raise ConfigurationError(f"{where}: {name} is {value!r}; it must be greater than 0.")
+    return float(value)
+
+
+@lru_cache(maxsize=1)
+def _published_specs() -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
+    resource = resources.files("openvla_ros").joinpath("resources", "action_specs.yaml")
+    return parse_action_specs(resource.read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""A simulated cell in-process: camera out, twist and gripper in. No ROS in here."""
