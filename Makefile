@@ -1,0 +1,42 @@
+# `make help` lists the targets. Each does the set-up it needs; that takes a second when nothing changed.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+ENV := source scripts/env.bash
+# A test that needs ROS fails here instead of being skipped: the set-up has provided ROS.
+PYTEST := OPENVLA_ROS_REQUIRE_ROS=1 python -m pytest
+
+export BAG CHECKPOINT INSTRUCTION DURATION
+
+.PHONY: help setup demo test test-all lint format build clean
+
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup:  ## everything that is needed, into .venv/ and install/ (see scripts/setup.bash)
+	@scripts/setup.bash
+
+demo: setup  ## camera -> policy -> mock robot, live; BAG=, CHECKPOINT=, INSTRUCTION=, DURATION= (s)
+	@$(ENV); openvla-ros demo \
+		$${BAG:+--bag "$$BAG"} $${CHECKPOINT:+--checkpoint "$$CHECKPOINT"} \
+		$${INSTRUCTION:+--instruction "$$INSTRUCTION"} $${DURATION:+--duration "$$DURATION"}
+
+test: setup  ## the fast tier of tests, which CI runs
+	@$(ENV); $(PYTEST) -m "not slow and not gpu"
+
+test-all: setup  ## every test, the slow tier included
+	@$(ENV); $(PYTEST)
+
+lint: setup  ## ruff and mypy
+	@$(ENV); ruff check; ruff format --check; mypy
+
+format: setup  ## let ruff rewrite the sources
+	@$(ENV); ruff check --fix; ruff format
+
+build: setup  ## colcon build, whether or not something changed
+	@$(ENV); colcon build --symlink-install --packages-select openvla_ros
+
+clean:  ## remove what was built; .venv stays
+	rm -rf build install log demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

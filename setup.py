@@ -1,0 +1,65 @@
+"""Python packaging: `pip install .` on a machine without ROS, and the one list of dependencies.
+
+colcon does not run this file, because package.xml's build type is ament_cmake; the executables that
+ROS sees are listed in CMakeLists.txt. `make setup` installs these extras at the versions pinned in
+constraints.txt.
+"""
+
+from setuptools import find_packages, setup
+
+EXECUTABLES = {
+    "openvla-ros": "openvla_ros.cli:main",
+    "openvla_node": "openvla_ros.ros.node:main",
+    "camera_node": "openvla_ros.ros.camera:main",
+    "mock_robot": "openvla_ros.ros.mock_robot:main",
+    "monitor": "openvla_ros.ros.monitor:main",
+}
+
+# What every machine needs: messages, control, the mock policy and the command line. Nothing here
+# depends on torch.
+CORE = [
+    "numpy>=1.23.5",
+    # OpenCV 5 renumbered its type constants, and cv_bridge fails on them (KeyError: 16).
+    "opencv-python-headless>=4.10,<5",
+    "pillow>=9.2",
+    "pyyaml>=5.4",
+    "rich>=13",
+    "safetensors>=0.4.3",
+    # Decodes JPEG bit for bit as TensorFlow does, which the training data went through.
+    "simplejpeg>=1.7",
+    "typer>=0.12",
+]
+
+EXTRAS = {
+    # Install torch first, from PyTorch's own page: the default wheel for Linux brings several GB of
+    # CUDA libraries, and is the wrong one for a machine without an NVIDIA GPU.
+    "model": [
+        "accelerate>=1.1",
+        "huggingface_hub>=1.0",
+        "peft>=0.18",
+        "sentencepiece>=0.2",
+        "tokenizers>=0.22",
+        "torch>=2.6",
+        "transformers>=5.0",
+    ],
+    "bags": ["lz4>=4.3", "mcap>=1.2", "mcap-ros2-support>=0.5", "rosbags>=0.11", "zstandard>=0.22"],
+    "plots": ["matplotlib>=3.7"],
+    "quant": ["bitsandbytes>=0.45"],
+    "test": ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8.0", "ruff>=0.9", "types-PyYAML>=6"],
+    "dev": ["pre-commit>=3.5"],
+}
+
+setup(
+    name="openvla_ros",
+    version="0.1.0",
+    description="OpenVLA on a real arm: camera and instruction in, twist and gripper command out",
+    author="The openvla_ros authors",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["openvla_ros", "openvla_ros.*"]),
+    package_data={"openvla_ros": ["resources/*", "resources/**/*", "py.typed"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": [f"{name} = {main}" for name, main in EXECUTABLES.items()]},
+    zip_safe=False,
+)
