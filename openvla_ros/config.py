@@ -1,0 +1,101 @@
+"""Every parameter of the node - name, type, default, unit, range, meaning - once, here.
+
+One frozen dataclass per concern (policy_config.py, motion_config.py). The node's declarations,
+`config/openvla.yaml` and the README table are all made from their fields:
+`python -m openvla_ros.parameter_files yaml` (or `markdown`) prints the last two.
+
+This file knows no ROS: names are what ROS calls them, values are plain Python.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar, cast
+
+from openvla_ros.errors import ConfigurationError
+from openvla_ros.motion_config import GripperConfig, MotionConfig
+from openvla_ros.parameter import Parameter
+from openvla_ros.policy_config import ActionConfig, InputConfig, ModelConfig, TimingConfig
+
+_CONCERNS = (ModelConfig, InputConfig, TimingConfig, ActionConfig, MotionConfig, GripperConfig)
+_Concern = TypeVar("_Concern")
+
+
+def parameters() -> tuple[Parameter, ...]:
+    """Every parameter of the node, in the order in which users meet them."""
+    return tuple(f.metadata["parameter"] for concern in _CONCERNS for f in fields(concern))
+
+
+PARAMETERS: Mapping[str, Parameter] = {p.name: p for p in parameters()}
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """All parameters of the node, checked.
+
+    Raises (from `from_values`):
+        ConfigurationError: An unknown name, a bad value, or values that contradict each other.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    inputs: InputConfig = field(default_factory=InputConfig)
+    timing: TimingConfig = field(default_factory=TimingConfig)
+    action: ActionConfig = field(default_factory=ActionConfig)
+    motion: MotionConfig = field(default_factory=MotionConfig)
+    gripper: GripperConfig = field(default_factory=GripperConfig)
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> NodeConfig:
+        """Return the configuration for parameter values by name; missing ones are the defaults."""
+        refuse_unknown(values)
+        config = cls(
+            model=_fill(ModelConfig, values),
+            inputs=_fill(InputConfig, values),
+            timing=_fill(TimingConfig, values),
+            action=_fill(ActionConfig, values),
+            motion=_fill(MotionConfig, values),
+            gripper=_fill(GripperConfig, values),
+        )
+        config._check_combinations()
+        return config
+
+    def _check_combinations(self) -> None:
+        if self.motion.motion_enabled and not self.motion.base_frame:
+            raise ConfigurationError(
+                "motion_enabled is true and base_frame is empty: set base_frame to the frame in "
+                "which the robot's controller expects the twist, e.g. fr3_link0."
+            )
+        if self.gripper.open_position <= self.gripper.closed_position:
+            raise ConfigurationError(
+                f"gripper.open_position ({self.gripper.open_position} m) must be larger than "
+                f"gripper.closed_position ({self.gripper.closed_position} m)."
+            )
+        if bool(self.inputs.image_roi[2]) != bool(self.inputs.image_roi[3]):
+            raise ConfigurationError(
+                f"image_roi is {list(self.inputs.image_roi)}: width and height must both be "
+                "positive, or both 0 for the whole image."
+            )
+
+
+def _fill(concern: type[_Concern], values: Mapping[str, Any]) -> _Concern:
+    given = {}
+    for f in fields(cast(Any, concern)):
+        parameter: Parameter = f.metadata["parameter"]
+        if parameter.name in values:
+            given[f.name] = parameter.check(values[parameter.name])
+    return concern(**given)
+
+
+def refuse_unknown(names: Mapping[str, Any]) -> None:
+    """Return when every name is a parameter of the node.
+
+    Raises:
+        ConfigurationError: Some is not; the text proposes the nearest known name.
+    """
+    for name in names:
+        if name not in PARAMETERS:
+            near = difflib.get_close_matches(name, PARAMETERS, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else "."
+            raise ConfigurationError(f"openvla_node has no parameter '{name}'{hint}")
