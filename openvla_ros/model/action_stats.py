@@ -118,6 +118,20 @@ def read_norm_stats(checkpoint_dir: Path) -> dict[str, ActionStats]:
     return {key: parse_action_stats(key, entry, source) for key, (entry, source) in raw.items()}
 
 
+def read_adapter_stats(adapter_dir: Path) -> dict[str, ActionStats]:
+    """Return the statistics that a fine-tuning run left beside its adapter; {} when there are none.
+
+    Raises:
+        CheckpointError: dataset_statistics.json is not JSON.
+        ActionStatsError: An entry is malformed.
+    """
+    if not (adapter_dir / STATISTICS_FILE).exists():
+        return {}
+    source = f"{adapter_dir.name}/{STATISTICS_FILE}"
+    entries = _read_json(adapter_dir / STATISTICS_FILE)
+    return {key: parse_action_stats(key, entry, source) for key, entry in entries.items()}
+
+
 def resolve_unnorm_key(available: Mapping[str, Any], unnorm_key: str | None) -> str:
     """Return the statistics key to use; only a sole key may be left unnamed.
 

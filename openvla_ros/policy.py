@@ -1,0 +1,298 @@
+"""`OpenVLAPolicy`: a checkpoint that answers an image and an instruction with an action.
+
+What a user imports. It joins the rooms below it (checkpoint, processing, network, action tokens,
+statistics) and adds nothing of its own but the self test.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from openvla_ros.action_specs import load_action_spec
+from openvla_ros.errors import ConfigurationError, ImageError, SelfTestError
+from openvla_ros.model.action_stats import (
+    ActionStats,
+    read_adapter_stats,
+    read_norm_stats,
+    resolve_unnorm_key,
+    unnormalize,
+)
+from openvla_ros.model.action_tokenizer import ActionTokenizer
+from openvla_ros.model.adapter import load_adapter
+from openvla_ros.model.checkpoint import (
+    load_model,
+    read_config,
+    resolve_checkpoint,
+    stored_parameters,
+)
+from openvla_ros.model.image_options import ImageOptions
+from openvla_ros.model.modeling import OpenVLAForActionPrediction
+from openvla_ros.model.processing import OpenVLAProcessor
+from openvla_ros.model.prompts import prompt_form
+from openvla_ros.model.runtime_choices import choose_device, choose_dtype
+from openvla_ros.types import PRIMARY, ActionSpec, Observation, PolicyInfo, Prediction
+
+ADAPTER_MODES = ("auto", "merge", "attach")
+
+_TEST_INSTRUCTION = "pick up the red block"
+_TEST_IMAGE_SIZE = 256
+#: Logits of two images must differ by this share of their range, or the image has no influence.
+_TEST_SENSITIVITY = 1e-4
+
+
+class OpenVLAPolicy:
+    """OpenVLA with the statistics, prompt and image path of its checkpoint.
+
+    Not thread-safe: one thread predicts at a time.
+    """
+
+    def __init__(
+        self,
+        model: OpenVLAForActionPrediction,
+        processor: OpenVLAProcessor,
+        norm_stats: Mapping[str, ActionStats],
+        info: PolicyInfo,
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.norm_stats = dict(norm_stats)
+        self.action_tokenizer = ActionTokenizer(
+            model.config.action_vocab_size, model.config.n_action_bins
+        )
+        self._info = info
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        checkpoint: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        quantization: str = "none",
+        adapter: str | Path | None = None,
+        adapter_mode: str = "auto",
+        unnorm_key: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        attn_implementation: str = "sdpa",
+        image_options: ImageOptions | None = None,
+    ) -> OpenVLAPolicy:
+        """Return the policy of a checkpoint folder or hub id.
+
+        Args:
+            checkpoint: Folder in the Hugging Face layout, or hub id such as "openvla/openvla-7b".
+            device: "auto", "cpu", "cuda" or "cuda:N".
+            dtype: "auto", "float32", "bfloat16" or "float16".
+            quantization: "none", "nf4" or "bnb_int8" (both through bitsandbytes).
+            adapter: PEFT LoRA folder or hub id to apply.
+            adapter_mode: "merge" into the weights, "attach" beside them; "auto" merges unless the
+                model is quantised.
+            unnorm_key: Statistics to use; may stay None when there is only one, or when every
+                call names it.
+            revision: Hub commit.
+            local_files_only: Never reach for the network.
+            attn_implementation: Of the language model: "sdpa" or "eager".
+            image_options: Replaces the camera path stored in the checkpoint.
+
+        Raises:
+            CheckpointError: Something is missing, damaged or does not fit; nothing was loaded.
+            ActionStatsError: No statistics, or `unnorm_key` is not among them.
+            ConfigurationError, DeviceError, DependencyError: The request cannot be met here.
+        """
+        folder = resolve_checkpoint(checkpoint, revision, local_files_only)
+        adapter_dir = adapter and resolve_checkpoint(adapter, None, local_files_only)
+        config = read_config(folder)
+        norm_stats = read_norm_stats(folder)
+        if adapter_dir:
+            norm_stats |= read_adapter_stats(adapter_dir)
+        if unnorm_key or len(norm_stats) == 1:
+            unnorm_key = resolve_unnorm_key(norm_stats, unnorm_key)
+        processor = OpenVLAProcessor.from_pretrained(folder, prompt_form(config.llm_backbone_id))
+        if image_options is not None:
+            processor.image_processor.options = image_options
+        merge = _merges(adapter_mode, quantization)
+        where, why_where = choose_device(device)
+        number, why_number = choose_dtype(dtype, where, stored_parameters(folder))
+        model = load_model(
+            folder,
+            config,
+            device=where,
+            dtype=number,
+            quantization=quantization,
+            attn_implementation=attn_implementation,
+        )
+        if adapter_dir:
+            model = load_adapter(model, adapter_dir, merge=merge)
+        choices = {
+            "device": f"{where}: {why_where}",
+            "dtype": f"{str(number).removeprefix('torch.')}: {why_number}",
+            "attention": f"{attn_implementation}: needs no extra library"
+            if attn_implementation == "sdpa"
+            else f"{attn_implementation}: requested",
+            "quantization": f"{quantization}: requested",
+            "adapter": _adapter_choice(adapter, merge),
+            "image path": f"{processor.image_processor.options}",
+        }
+        info = PolicyInfo(
+            str(checkpoint), revision or "", unnorm_key or "", quantization, choices
+        )
+        return cls(model, processor, norm_stats, info)
+
+    @property
+    def info(self) -> PolicyInfo:
+        """Which checkpoint this is, and why it runs as it does."""
+        return self._info
+
+    @property
+    def unnorm_key(self) -> str:
+        """The statistics in use.
+
+        Raises:
+            ActionStatsError: Several are there and none was chosen.
+        """
+        return resolve_unnorm_key(self.norm_stats, self._info.unnorm_key or None)
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """What the numbers of an action mean, as far as it is published."""
+        return load_action_spec(self.unnorm_key)
+
+    def predict(self, observation: Observation) -> Prediction:
+        """Return the action for one observation; only its primary image is used.
+
+        Raises:
+            ImageError: No primary image, or not (H, W, 3) uint8.
+            InstructionError: Empty instruction.
+            ActionStatsError: No statistics chosen.
+        """
+        if PRIMARY not in observation.images:
+            raise ImageError(
+                f"The observation has no {PRIMARY!r} image; it has {sorted(observation.images)}."
+            )
+        return self.predict_action(observation.images[PRIMARY], observation.instruction)
+
+    def predict_action(
+        self,
+        image: np.ndarray | Image.Image,
+        instruction: str,
+        *,
+        unnorm_key: str | None = None,
+    ) -> Prediction:
+        """Return the action for one image and instruction.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, or a PIL image.
+            instruction: The task in plain language; it is lower-cased, nothing else.
+            unnorm_key: Statistics for this call.
+
+        Raises:
+            ImageError: Not an RGB image of 8 bits.
+            InstructionError: Empty instruction.
+            ActionStatsError: `unnorm_key` unknown, or none chosen among several.
+
+        Source: openvla @ c8f03f4, OpenVLAForActionPrediction.predict_action.
+        """
+        start = time.perf_counter()
+        key = resolve_unnorm_key(self.norm_stats, unnorm_key or self._info.unnorm_key or None)
+        stats = self.norm_stats[key]
+        inputs = self.processor(image, instruction)
+        preprocess_ms = 1e3 * (time.perf_counter() - start)
+        tokens = self.model.generate_action_tokens(
+            inputs.input_ids.to(self.model.device),
+            inputs.pixel_values.to(self.model.device),
+            stats.action_dim,
+        )
+        normalized = self.action_tokenizer.decode(tokens.token_ids)[None]  # (K=1, n)
+        invalid = np.flatnonzero(~self.action_tokenizer.is_action_token(tokens.token_ids))
+        actions = unnormalize(normalized, stats)
+        total_ms = 1e3 * (time.perf_counter() - start)
+        return Prediction(
+            actions=actions,
+            normalized_actions=normalized,
+            token_ids=tokens.token_ids,
+            unnorm_key=key,
+            prompt=inputs.prompt,
+            token_probabilities=tokens.token_probabilities,
+            invalid_dims=tuple(invalid.tolist()),
+            timings={"preprocess_ms": preprocess_ms, **tokens.timings, "total_ms": total_ms},
+            passes=tokens.passes,
+        )
+
+    def self_test(self) -> None:
+        """Return when the model demonstrably looks at its image and answers repeatably.
+
+        Black, white and noise frames must give different logits, a repeated frame the same
+        tokens. A model that never receives its image passes neither, and gives plausible actions
+        all the same: it must not reach a robot.
+
+        Raises:
+            SelfTestError: One of the two fails.
+        """
+        shape = (_TEST_IMAGE_SIZE, _TEST_IMAGE_SIZE, 3)
+        frames = {
+            "black": np.zeros(shape, np.uint8),
+            "white": np.full(shape, 255, np.uint8),
+            "noise": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
+        }
+        logits = {name: self._first_logits(frame) for name, frame in frames.items()}
+        for name, values in logits.items():
+            if not bool(torch.isfinite(values).all()):
+                raise SelfTestError(
+                    f"A {name} frame gives logits that are not finite. The weights or the number "
+                    "format are unusable; try dtype bfloat16 or float32."
+                )
+        for first, second in (("black", "white"), ("black", "noise"), ("white", "noise")):
+            self._require_difference(first, second, logits[first], logits[second])
+        repeated = [self._test_tokens(frames["noise"]) for _ in range(2)]
+        if repeated[0] != repeated[1]:
+            raise SelfTestError(
+                f"The same frame gave {repeated[0]} and then {repeated[1]}: this device does not "
+                "compute repeatably."
+            )
+
+    def _require_difference(
+        self, first: str, second: str, a: torch.Tensor, b: torch.Tensor
+    ) -> None:
+        difference = float((a - b).abs().max())
+        needed = _TEST_SENSITIVITY * float(a.max() - a.min())
+        if difference <= needed:
+            raise SelfTestError(
+                f"The model does not look at its image: {first} and {second} frames give the same "
+                f"logits (difference {difference:.2g}, needed {needed:.2g}). It must not drive a "
+                "robot. Check the checkpoint and whatever changes pixel_values on the way in."
+            )
+
+    @torch.inference_mode()
+    def _first_logits(self, image: np.ndarray) -> torch.Tensor:
+        inputs = self.processor(image, _TEST_INSTRUCTION)
+        device = self.model.device
+        return self.model.prefill(inputs.input_ids.to(device), inputs.pixel_values.to(device))[0]
+
+    def _test_tokens(self, image: np.ndarray) -> list[int]:
+        key = self._info.unnorm_key or next(iter(self.norm_stats))
+        return self.predict_action(image, _TEST_INSTRUCTION, unnorm_key=key).token_ids
+
+
+def _merges(adapter_mode: str, quantization: str) -> bool:
+    if adapter_mode not in ADAPTER_MODES:
+        raise ConfigurationError(
+            f"adapter_mode {adapter_mode!r} is unknown; use one of {', '.join(ADAPTER_MODES)}."
+        )
+    if adapter_mode == "merge" and quantization != "none":
+        raise ConfigurationError(
+            f"An adapter cannot be merged into {quantization} weights without rounding it away; "
+            "use adapter_mode attach, or quantization none."
+        )
+    return adapter_mode == "merge" or (adapter_mode == "auto" and quantization == "none")
+
+
+def _adapter_choice(adapter: str | Path | None, merge: bool) -> str:
+    if adapter is None or adapter == "":
+        return "none: not asked for"
+    return f"{adapter}: " + ("merged, no cost per step" if merge else "attached beside the weights")
