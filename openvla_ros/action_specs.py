@@ -118,5 +118,5 @@ def _checked(name: str, value: Any, where: str) -> Any:
 
 @lru_cache(maxsize=1)
 def _published_specs() -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
-    resource = resources.files("openvla_ros").joinpath("resources", "action_specs.yaml")
+    resource = resources.files("openvla_ros") / "resources" / "action_specs.yaml"
     return parse_action_specs(resource.read_text(encoding="utf-8"))

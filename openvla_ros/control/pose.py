@@ -1,7 +1,7 @@
 """Poses of the end effector, and how a twist moves them.
 
 Frames: a pose is that of the end effector in the base frame. A twist is the velocity of the
-end-effector point and the angular velocity, both along base axes, as `TwistStamped` carries it here.
+end-effector point and the angular velocity, both along base axes.
 """
 
 from __future__ import annotations
@@ -90,14 +90,6 @@ def quaternion_to_rotation(quaternion: np.ndarray) -> np.ndarray:
             [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
         ]
     )
-
-
-def rotation_to_euler_xyz(rotation: np.ndarray) -> np.ndarray:
-    """Return (3,) roll, pitch, yaw in radians with rotation = Rz(yaw) Ry(pitch) Rx(roll)."""
-    pitch = np.arcsin(np.clip(-rotation[2, 0], -1.0, 1.0))
-    roll = np.arctan2(rotation[2, 1], rotation[2, 2])
-    yaw = np.arctan2(rotation[1, 0], rotation[0, 0])
-    return np.array([roll, pitch, yaw])
 
 
 def _orthonormal(rotation: np.ndarray) -> np.ndarray:

@@ -75,7 +75,7 @@ def gripper_at(time_s: float) -> np.ndarray:
 
 
 def cube_at(time_s: float) -> np.ndarray:
-    """Return the (3,) centre of the red cube in metres: on the table, in the hand or in the bowl."""
+    """Return the (3,) centre of the red cube in metres: on the table, held, or in the bowl."""
     phase = time_s % LOOP_S
     if phase < GRASPED_S:
         return CUBE_START

@@ -1,0 +1,1 @@
+"""Pictures and numbers about what a policy answered. No ROS in here."""

@@ -1,0 +1,129 @@
+"""Which policy a demo runs, with which node parameters, and what the screen must say about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from openvla_ros import __version__
+
+if TYPE_CHECKING:
+    from openvla_ros.ros.demo import DemoOptions
+
+NODE_NAME = "openvla_node"
+TINY_PROFILE, TINY_SEED, TINY_KEY = "tiny", 0, "bridge_orig"
+RANDOM_CAUTION = "The weights are random: the motion is meaningless. Only the pipeline is real."
+MOCK_CAUTION = "No network runs: every answer is the same preset action."
+
+# Seconds. A laptop under load answers late; a mock robot cannot be hurt by an old answer.
+RELAXED = {"image_max_age": 1.0, "max_action_age": 2.0, "inference_timeout": 3.0}
+# The full model on a CPU takes tens of seconds per answer.
+VERY_SLOW = {
+    "image_max_age": 5.0,
+    "max_action_age": 60.0,
+    "inference_timeout": 60.0,
+    "hang_timeout": 600.0,
+}
+
+
+@dataclass(frozen=True)
+class DemoPolicy:
+    """What runs.
+
+    Attributes:
+        title: Heading of the table.
+        caution: What the user must not believe; "" for a real checkpoint.
+        notes: Choices that differ from the node's defaults, in words.
+        parameters: Node parameters.
+    """
+
+    title: str
+    caution: str
+    notes: tuple[str, ...]
+    parameters: dict[str, Any]
+
+
+def choose_policy(options: DemoOptions, console: Console) -> DemoPolicy:
+    """Return the policy of a demo; builds the tiny checkpoint on first use.
+
+    Raises:
+        OpenVLAError: The tiny checkpoint cannot be built, for example without torch.
+    """
+    timing = dict(RELAXED)
+    parameters: dict[str, Any] = {
+        "backend": options.backend,
+        "motion_enabled": True,
+        "base_frame": "base_link",
+        "speed_scale": 1.0,
+        "policy_rate": options.rate_hz,
+    }
+    if options.backend == "mock":
+        parameters["unnorm_key"] = options.unnorm_key or TINY_KEY
+        title, caution = "OpenVLA demo: mock policy", MOCK_CAUTION
+    elif options.checkpoint:
+        timing = dict(VERY_SLOW) if _runs_on_cpu(options.device) else timing
+        parameters |= _checkpoint_parameters(options, options.checkpoint)
+        title, caution = f"OpenVLA demo: {options.checkpoint}", ""
+    else:
+        checkpoint = tiny_checkpoint(console)
+        parameters |= _checkpoint_parameters(options, str(checkpoint))
+        parameters["unnorm_key"] = options.unnorm_key or TINY_KEY
+        title, caution = "OpenVLA demo: tiny checkpoint with random weights", RANDOM_CAUTION
+    if options.image_max_age_s is not None:
+        timing["image_max_age"] = options.image_max_age_s
+    if options.max_action_age_s is not None:
+        timing["max_action_age"] = options.max_action_age_s
+        timing["inference_timeout"] = max(timing["inference_timeout"], options.max_action_age_s)
+    parameters |= timing
+    listed = ", ".join(f"{name} {value:g} s" for name, value in timing.items())
+    notes = (f"time limits are wider than on a robot: {listed}.",)
+    return DemoPolicy(title, caution, notes, parameters)
+
+
+def tiny_checkpoint(console: Console) -> Path:
+    """Return the folder of the tiny random checkpoint, built once per version of this package."""
+    folder = cache_folder() / f"{TINY_PROFILE}-{__version__}-seed{TINY_SEED}"
+    if (folder / "config.json").is_file():
+        return folder
+    from openvla_ros.model.random_weights import build_checkpoint
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with console.status("building the tiny checkpoint (once) ..."):
+        # Built aside and renamed: an interrupted first run leaves no half checkpoint behind.
+        aside = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+        try:
+            built = build_checkpoint(TINY_PROFILE, aside / "checkpoint", seed=TINY_SEED)
+            if not folder.exists():
+                built.rename(folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def cache_folder() -> Path:
+    """Return where files that can be built again are kept: $XDG_CACHE_HOME/openvla_ros."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "openvla_ros"
+
+
+def _checkpoint_parameters(options: DemoOptions, checkpoint: str) -> dict[str, Any]:
+    return {
+        "checkpoint": checkpoint,
+        "adapter": options.adapter,
+        "unnorm_key": options.unnorm_key,
+        "quantization": options.quantization,
+        "device": options.device,
+    }
+
+
+def _runs_on_cpu(device: str) -> bool:
+    from openvla_ros.model.runtime_choices import choose_device
+
+    chosen, _ = choose_device(device)
+    return chosen.type == "cpu"

@@ -1,0 +1,166 @@
+"""`openvla-ros monitor`: what the node sees, answers and commands, live in a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import rclpy
+from geometry_msgs.msg import PoseStamped, TwistStamped
+from openvla_ros.msg import GripperCommand, VLAAction, VLAStatus
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from std_msgs.msg import Float64
+
+from openvla_ros.control.states import Drop, Reason, State
+from openvla_ros.ros.monitor_view import MonitorState, enum_names
+
+REDRAW_S = 0.2
+PLAIN_LINE_S = 1.0
+STYLES = {"ok": "default", "warn": "yellow", "bad": "bold red", "quiet": "dim"}
+DROP_REASON_NAMES = enum_names(Drop)
+
+
+class MonitorNode(Node):
+    """Stores what arrives in a `MonitorState`; shows nothing by itself."""
+
+    def __init__(self, node_name: str = "openvla_node") -> None:
+        """Subscribe to the topics of `node_name` and to `ee_pose` and `gripper_opening`."""
+        super().__init__("openvla_monitor")
+        self.state = MonitorState(
+            {
+                "state": enum_names(State),
+                "reason": enum_names(Reason),
+                "drop_reason": DROP_REASON_NAMES,
+            }
+        )
+        self._lock = threading.Lock()
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._follow("status", VLAStatus, f"{node_name}/status", latched)
+        self._follow("action", VLAAction, f"{node_name}/action", 10)
+        self._follow("twist", TwistStamped, f"{node_name}/twist_cmd", 10)
+        self._follow("gripper", GripperCommand, f"{node_name}/gripper_cmd", 10)
+        self._follow("pose", PoseStamped, "ee_pose", 10)
+        self._follow("opening", Float64, "gripper_opening", 10)
+
+    def _follow(self, key: str, message_class: type, topic: str, qos: QoSProfile | int) -> None:
+        def store(message: object) -> None:
+            with self._lock:
+                self.state.receive(key, message, time.monotonic())
+
+        self.create_subscription(message_class, topic, store, qos)
+
+    def table(self, title: str) -> Panel:
+        """Return the table as rich draws it."""
+        with self._lock:
+            rows = self.state.rows(time.monotonic())
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="bold", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for row in rows:
+            grid.add_row(row.label, f"[{STYLES[row.level]}]{_escape(row.text)}[/]")
+        return Panel(grid, title=title, title_align="left", border_style="cyan")
+
+    def plain_line(self) -> str:
+        """Return the table as one line."""
+        with self._lock:
+            return self.state.plain_line(time.monotonic())
+
+
+def show(
+    monitor: MonitorNode,
+    console: Console,
+    duration_s: float | None,
+    title: str,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Draw until `duration_s` is over (None: until Ctrl-C); something else must spin the node.
+
+    Args:
+        monitor: The node that collects messages.
+        console: A terminal is redrawn; anything else gets one line per second.
+        duration_s: Seconds, or None.
+        title: Heading of the table.
+        check: Called between drawings; may raise to stop.
+    """
+    begin = time.monotonic()
+
+    def remaining() -> bool:
+        check()
+        return duration_s is None or time.monotonic() - begin < duration_s
+
+    if console.is_terminal:
+        with Live(monitor.table(title), console=console, auto_refresh=False) as live:
+            while remaining():
+                live.update(monitor.table(title), refresh=True)
+                time.sleep(REDRAW_S)
+        return
+    next_line = begin
+    while remaining():
+        now = time.monotonic()
+        if now >= next_line:
+            console.print(
+                f"{now - begin:5.1f} s | {monitor.plain_line()}", soft_wrap=True, highlight=False
+            )
+            next_line += PLAIN_LINE_S
+        time.sleep(min(REDRAW_S, PLAIN_LINE_S))
+
+
+@contextmanager
+def spinning(*nodes: Node) -> Iterator[None]:
+    """Spin nodes in a background thread while the block runs, then stop and destroy them."""
+    executor = SingleThreadedExecutor()
+    for node in nodes:
+        executor.add_node(node)
+
+    def spin() -> None:
+        with suppress(ExternalShutdownException):
+            executor.spin()
+
+    thread = threading.Thread(target=spin, name="openvla-spin", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        executor.shutdown(timeout_sec=2.0)
+        thread.join(timeout=2.0)  # a thread that outlives the context aborts the process
+        for node in nodes:
+            node.destroy_node()
+
+
+def run_monitor(node_name: str, duration_s: float | None, console: Console) -> bool:
+    """Show a running node until `duration_s` is over or Ctrl-C; return whether anything arrived."""
+    rclpy.init()
+    try:
+        monitor = MonitorNode(node_name)
+        with spinning(monitor), suppress(KeyboardInterrupt):
+            show(monitor, console, duration_s, f"{node_name}  (Ctrl-C ends)")
+        return any(monitor.state.counts.values())
+    finally:
+        rclpy.try_shutdown()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Show a node from `ros2 run`; returns a process exit code: 1 when nothing arrived."""
+    parser = argparse.ArgumentParser(description="Show what openvla_node sees and does, live.")
+    parser.add_argument("--node", default="openvla_node", help="name of the node")
+    parser.add_argument("--duration", type=float, help="seconds; default: until Ctrl-C")
+    own, _ = parser.parse_known_args(arguments)
+    return 0 if run_monitor(own.node, own.duration, Console()) else 1
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
