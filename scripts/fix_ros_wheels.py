@@ -1,7 +1,7 @@
 """Make ROS 2 wheels usable from the virtual environment they are installed in.
 
-Run with the environment's own python, after pip: `.venv/bin/python scripts/fix_ros_wheels.py`. Three
-things in the wheels describe the machine that built them:
+Run with the environment's own python, after pip: `.venv/bin/python scripts/fix_ros_wheels.py`.
+Three things in the wheels describe the machine that built them:
 
 * CMake files name that machine's Python and NumPy headers: rewritten to this environment's.
 * `parent_prefix_path` markers name its prefix chain: emptied.

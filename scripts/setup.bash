@@ -164,13 +164,14 @@ make_venv() {
         "$python" "$python" >"$venv/colcon-defaults.yaml"
 }
 
-# pip, with one line per download on the screen and everything in the log.
+# pip, with one line per large download on the screen and everything in the log.
 pip_install() {
     local status
     set +e
     "$python" -m pip --disable-pip-version-check install --no-input --progress-bar off "$@" 2>&1 |
         tee -a "$log" |
-        sed -nuE '/^ *(Downloading|Building wheel|Installing collected)/{s/^ */      /;s/^(.{96}).*/\1 .../;p}'
+        sed -nuE -e 's/^ *Downloading ([^-]+-[^-]+)-.*\(([0-9.]+ [MG]B)\)$/      \1 (\2)/p' \
+            -e 's/^ *Installing collected packages: .*/      installing/p'
     status=${PIPESTATUS[0]}
     set -e
     return "$status"

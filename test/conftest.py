@@ -1,0 +1,62 @@
+"""What every test shares: an isolated ROS, modest threads, and where reference data lies."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Set before anything imports rclpy or torch, and inherited by the processes that tests start.
+#
+# A test must never reach a robot on the same network, nor the tests of another process.
+os.environ["ROS_DOMAIN_ID"] = str(20 + os.getpid() % 80)  # 20-99: Linux allows 0-101
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+if os.environ.get("ROS_DISTRO") == "humble":  # which does not know the variable above
+    os.environ["ROS_LOCALHOST_ONLY"] = "1"
+# Without this profile best-effort VGA frames do not fit the transport (see the file).
+PROFILE = str(ROOT / "config" / "fastdds_images.xml")
+os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
+os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = PROFILE
+# Tiny models are slower on many threads than on few, and tests share the machine.
+os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+
+
+def missing_ros() -> str | None:
+    """Return why tests marked `ros` cannot run here, or None when they can."""
+    for name in ("rclpy", "openvla_ros.msg"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            return f"needs ROS ({error}); run `make setup`, then `source scripts/env.bash`"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs ROS where there is none; fail instead under OPENVLA_ROS_REQUIRE_ROS=1."""
+    needs_ros = [item for item in items if item.get_closest_marker("ros")]
+    reason = missing_ros() if needs_ros else None
+    if reason is None:
+        return
+    if os.environ.get("OPENVLA_ROS_REQUIRE_ROS") == "1":
+        raise pytest.UsageError(f"{len(needs_ros)} tests cannot run: {reason}")
+    for item in needs_ros:
+        item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def reference_dir() -> Path:
+    """Golden vectors of this repository."""
+    return ROOT / "test" / "reference"
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Real recordings and the complete reference set, which are too large for the repository."""
+    path = Path(os.environ.get("OPENVLA_ROS_SHARED") or ROOT.parent / "shared")
+    if not path.is_dir():
+        pytest.skip(f"no recordings at {path}; name their folder in OPENVLA_ROS_SHARED")
+    return path
