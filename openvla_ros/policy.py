@@ -139,9 +139,7 @@ class OpenVLAPolicy:
             "adapter": _adapter_choice(adapter, merge),
             "image path": f"{processor.image_processor.options}",
         }
-        info = PolicyInfo(
-            str(checkpoint), revision or "", unnorm_key or "", quantization, choices
-        )
+        info = PolicyInfo(str(checkpoint), revision or "", unnorm_key or "", quantization, choices)
         return cls(model, processor, norm_stats, info)
 
     @property

@@ -98,6 +98,4 @@ def _adapted_modules(tensors: dict[str, torch.Tensor]) -> set[str]:
 
     Read from the tensors, because what PEFT understands by "all-linear" changed over its versions.
     """
-    return {
-        key.removeprefix(_PREFIX).rsplit(".lora_", 1)[0] for key in tensors if ".lora_" in key
-    }
+    return {key.removeprefix(_PREFIX).rsplit(".lora_", 1)[0] for key in tensors if ".lora_" in key}

@@ -18,12 +18,9 @@ from openvla_ros.model.action_stats import CONFIG_FILE
 from openvla_ros.model.configuration import OpenVLAConfig
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
 from openvla_ros.model.runtime_choices import quantization_config
+from openvla_ros.model.shards import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, Shape
 
-WEIGHTS_FILE = "model.safetensors"
-WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
-
-Shape = tuple[int, ...]
 
 _HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "checkpoints/*.pt")
@@ -49,8 +46,7 @@ def resolve_checkpoint(
     name = str(checkpoint)
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(
-            f"{name!r} is neither a folder nor a hub id like 'openvla/openvla-7b'. "
-            "Check the path."
+            f"{name!r} is neither a folder nor a hub id like 'openvla/openvla-7b'. Check the path."
         )
     from huggingface_hub import snapshot_download
 
@@ -188,7 +184,9 @@ def weight_files(checkpoint_dir: Path) -> list[Path]:
     index = checkpoint_dir / WEIGHTS_INDEX_FILE
     if index.exists():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
         except (ValueError, KeyError, AttributeError) as error:
             raise CheckpointError(f"{index} cannot be read: {error}") from error
         absent = [name for name in names if not (checkpoint_dir / name).exists()]
@@ -203,9 +201,7 @@ def weight_files(checkpoint_dir: Path) -> list[Path]:
     raise CheckpointError(_why_no_weights(checkpoint_dir))
 
 
-def verify_keys(
-    checkpoint_dir: Path, expected: Mapping[str, Shape], config: OpenVLAConfig
-) -> None:
+def verify_keys(checkpoint_dir: Path, expected: Mapping[str, Shape], config: OpenVLAConfig) -> None:
     """Return when the files hold exactly the tensors that the configuration asks for.
 
     Raises:

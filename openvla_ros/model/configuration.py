@@ -84,9 +84,7 @@ class VitSpec:
 
 
 _DINOV2_L = VitSpec(14, 1024, 24, 16, reg_tokens=4, no_embed_class=True, init_values=1e-5)
-_SIGLIP_SO400M = VitSpec(
-    14, 1152, 27, 16, mlp_ratio=3.7362, class_token=False, global_pool="map"
-)
+_SIGLIP_SO400M = VitSpec(14, 1152, 27, 16, mlp_ratio=3.7362, class_token=False, global_pool="map")
 _CLIP_L = VitSpec(14, 1024, 24, 16, pre_norm=True, norm_eps=1e-5)
 
 #: timm id -> shape, for the towers that released checkpoints name.
@@ -194,7 +192,9 @@ class OpenVLAConfig(PretrainedConfig):
                 f"{', '.join(VISION_BACKBONES)}. For another one, config.json must give "
                 "timm_model_ids, image_sizes and vit_specs."
             )
-        ids = timm_model_ids if timm_model_ids is not None or known is None else known.timm_model_ids
+        ids = (
+            timm_model_ids if timm_model_ids is not None or known is None else known.timm_model_ids
+        )
         sizes = image_sizes if image_sizes is not None or known is None else known.image_sizes
         if act_layers is None:
             act_layers = known.act_layers if known else [None] * len(ids or ())

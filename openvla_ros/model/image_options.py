@@ -1,4 +1,4 @@
-"""The camera path of fine-tuned checkpoints: JPEG round trip, Lanczos resize, centre crop, rotation.
+"""The camera path of fine-tuned checkpoints: rotation, JPEG round trip, Lanczos, centre crop.
 
 Checkpoints fine-tuned from RLDS data saw images that went through TensorFlow's functions. The same
 numbers come out here from NumPy; each step is one function. Which steps apply is stored with the

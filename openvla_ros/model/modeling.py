@@ -182,7 +182,7 @@ class OpenVLAForActionPrediction(PreTrainedModel):
     def prefill(
         self, input_ids: torch.Tensor, pixel_values: torch.Tensor
     ) -> tuple[torch.Tensor, DynamicCache]:
-        """Return the next-token logits (1, vocabulary) float32 after image and prompt, and the cache.
+        """Return the logits (1, vocabulary) float32 that follow image and prompt, and the cache.
 
         Args:
             input_ids: (1, T) int64.

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from openvla_ros.errors import CheckpointError, ImageError
+from openvla_ros.model.configuration import OpenVLAConfig
 from openvla_ros.model.image_options import OPTIONS_KEY, ImageOptions
 from openvla_ros.model.prompts import build_prompt
 
@@ -29,6 +30,13 @@ EMPTY_TOKEN_ID = 29871
 
 _STRATEGIES = ("resize-naive", "resize-crop", "letterbox")
 _INTERPOLATIONS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+
+#: Mean and standard deviation that each kind of tower was trained with, by a part of its timm id.
+_PIXEL_STATISTICS = {
+    "dino": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "_clip_": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # SigLIP and ImageNet-21k
+}
 
 
 @dataclass(frozen=True)
@@ -196,6 +204,22 @@ class OpenVLAProcessor:
         return append_empty_token(self.tokenizer(prompt, return_tensors="pt").input_ids)
 
 
+def settings_of(config: OpenVLAConfig) -> dict[str, Any]:
+    """Return the preprocessor_config.json of a configuration, with unrounded constants."""
+    statistics = [
+        next(value for part, value in _PIXEL_STATISTICS.items() if part in timm_id)
+        for timm_id in config.timm_model_ids
+    ]
+    return {
+        "image_resize_strategy": config.image_resize_strategy,
+        "input_sizes": [[3, size, size] for size in config.image_sizes],
+        "interpolations": ["bicubic"] * len(statistics),
+        "means": [list(mean) for mean, _ in statistics],
+        "stds": [list(std) for _, std in statistics],
+        "use_fused_vision_backbone": config.use_fused_vision_backbone,
+    }
+
+
 def append_empty_token(input_ids: torch.Tensor) -> torch.Tensor:
     """Return (B, T) ids that end in `EMPTY_TOKEN_ID`, adding it unless every row already does.
 
@@ -221,7 +245,9 @@ def load_tokenizer(checkpoint_dir: Path) -> PreTrainedTokenizerBase:
         # Not AutoTokenizer: it would follow auto_map in config.json to remote code.
         return PreTrainedTokenizerFast.from_pretrained(checkpoint_dir, local_files_only=True)
     except Exception as error:  # the library raises many types for a damaged file
-        raise CheckpointError(f"The tokenizer in {checkpoint_dir} cannot be read: {error}") from error
+        raise CheckpointError(
+            f"The tokenizer in {checkpoint_dir} cannot be read: {error}"
+        ) from error
 
 
 def to_rgb(image: np.ndarray | Image.Image) -> Image.Image:
@@ -237,7 +263,8 @@ def to_rgb(image: np.ndarray | Image.Image) -> Image.Image:
         return image.convert("RGB")
     if not isinstance(image, np.ndarray):
         raise ImageError(
-            f"The image is a {type(image).__name__}; give an (H, W, 3) uint8 RGB array or a PIL image."
+            f"The image is a {type(image).__name__}; give an (H, W, 3) uint8 RGB array or a PIL "
+            "image."
         )
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ImageError(
@@ -312,4 +339,4 @@ def _center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def _crop_offset(length: int, crop: int) -> int:
     if crop > length:
         return -((crop - length) // 2)
-    return int(round((length - crop) / 2.0))
+    return round((length - crop) / 2)

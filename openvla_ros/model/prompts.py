@@ -68,7 +68,7 @@ def build_prompt(instruction: str, form: str) -> str:
     Raises:
         InstructionError: The instruction is empty or blank.
 
-    Source: openvla @ c8f03f4, get_openvla_prompt; forms in prismatic/models/backbones/llm/prompting.
+    Source: openvla @ c8f03f4, get_openvla_prompt and prismatic/models/backbones/llm/prompting.
     """
     if not instruction.strip():
         raise InstructionError(

@@ -7,22 +7,20 @@ They load, predict and publish like published checkpoints, and their motion mean
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import zlib
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.model.action_stats import STATISTICS_FILE
-from openvla_ros.model.checkpoint import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, Shape, expected_shapes
+from openvla_ros.model.checkpoint import expected_shapes
 from openvla_ros.model.configuration import OpenVLAConfig
-from openvla_ros.model.processing import PROCESSOR_FILE
+from openvla_ros.model.processing import PROCESSOR_FILE, settings_of
+from openvla_ros.model.shards import Shape, new_folder, write_json, write_shards
 
 #: bridge_orig, as published with openvla-7b (spec of the model, config.json norm_stats).
 BRIDGE_STATISTICS: dict[str, Any] = {
@@ -98,10 +96,6 @@ _PROFILES: dict[str, dict[str, Any]] = {
 }
 PROFILES = tuple(_PROFILES)
 
-_IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-_HALF = ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
-
-_SHARD_BYTES = 2 * 2**30  # the peak of memory while writing
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 #: How far action ids stand out, so that the argmax over 32064 random logits is one of them.
 _ACTION_LOGIT_GAIN = 4.0
@@ -125,20 +119,19 @@ def build_checkpoint(profile: str, out: Path, seed: int = 0) -> Path:
         raise ConfigurationError(
             f"The profile {profile!r} is unknown; use one of {', '.join(PROFILES)}."
         )
-    if out.exists() and any(out.iterdir()):
-        raise ConfigurationError(f"{out} is not empty; give a new folder.")
     config = profile_config(profile)
-    partial = out.with_name(out.name + ".partial")  # a half-written folder is never taken for done
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _write_weights(partial, expected_shapes(config), config, seed)
-    config.save_pretrained(partial)
-    (partial / PROCESSOR_FILE).write_text(json.dumps(_processor_settings(config), indent=2))
-    (partial / STATISTICS_FILE).write_text(json.dumps(BRIDGE_STATISTICS, indent=2))
-    copy_tokenizer(partial)
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+    shapes = expected_shapes(config)
+    with new_folder(out) as folder:
+        write_shards(
+            folder,
+            shapes,
+            lambda key: random_tensor(key, shapes[key], config, seed),
+            torch.bfloat16,
+        )
+        config.save_pretrained(folder)
+        write_json(folder / PROCESSOR_FILE, settings_of(config))
+        write_json(folder / STATISTICS_FILE, BRIDGE_STATISTICS)
+        copy_tokenizer(folder)
     return out
 
 
@@ -172,48 +165,3 @@ def random_tensor(key: str, shape: Shape, config: OpenVLAConfig, seed: int) -> t
         end = config.action_vocab_size
         tensor[end - config.n_action_bins : end] *= _ACTION_LOGIT_GAIN
     return tensor.to(torch.bfloat16)
-
-
-def _write_weights(
-    folder: Path, shapes: dict[str, Shape], config: OpenVLAConfig, seed: int
-) -> None:
-    shards = _split(shapes)
-    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    if len(shards) == 1:
-        names = [WEIGHTS_FILE]
-    for name, keys in zip(names, shards, strict=True):
-        tensors = {key: random_tensor(key, shapes[key], config, seed) for key in keys}
-        save_file(tensors, folder / name, metadata={"format": "pt"})
-    if len(shards) > 1:
-        index = {
-            "metadata": {"total_size": sum(2 * math.prod(shape) for shape in shapes.values())},
-            "weight_map": {
-                key: name for name, keys in zip(names, shards, strict=True) for key in keys
-            },
-        }
-        (folder / WEIGHTS_INDEX_FILE).write_text(json.dumps(index, indent=2))
-
-
-def _split(shapes: dict[str, Shape]) -> list[list[str]]:
-    shards: list[list[str]] = [[]]
-    used = 0
-    for key, shape in shapes.items():
-        size = 2 * math.prod(shape)
-        if shards[-1] and used + size > _SHARD_BYTES:
-            shards.append([])
-            used = 0
-        shards[-1].append(key)
-        used += size
-    return shards
-
-
-def _processor_settings(config: OpenVLAConfig) -> dict[str, Any]:
-    towers = [_IMAGENET, _HALF] if config.use_fused_vision_backbone else [_HALF]
-    return {
-        "image_resize_strategy": config.image_resize_strategy,
-        "input_sizes": [[3, size, size] for size in config.image_sizes],
-        "interpolations": ["bicubic"] * len(towers),
-        "means": [mean for mean, _ in towers],
-        "stds": [std for _, std in towers],
-        "use_fused_vision_backbone": config.use_fused_vision_backbone,
-    }

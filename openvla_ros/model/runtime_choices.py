@@ -6,6 +6,7 @@ This file knows the machine, not the model.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,9 +53,7 @@ def choose_device(device: str = "auto") -> tuple[torch.device, str]:
     return chosen, "requested"
 
 
-def choose_dtype(
-    dtype: str, device: torch.device, parameters: int = 0
-) -> tuple[torch.dtype, str]:
+def choose_dtype(dtype: str, device: torch.device, parameters: int = 0) -> tuple[torch.dtype, str]:
     """Return the number format of the weights, and why.
 
     Args:
@@ -94,7 +93,8 @@ def quantization_config(quantization: str, compute_dtype: torch.dtype) -> Any | 
         return None
     if quantization not in QUANTIZATIONS:
         raise ConfigurationError(
-            f"quantization {quantization!r} is not available; use one of {', '.join(QUANTIZATIONS)}."
+            f"quantization {quantization!r} is not available; use one of: "
+            f"{', '.join(QUANTIZATIONS)}."
         )
     try:
         import bitsandbytes  # noqa: F401
@@ -126,8 +126,8 @@ def available_ram_bytes() -> int:
 
 def _page_cache_bytes() -> int:
     """Return what the kernel would give back: file pages count as used otherwise."""
-    with open("/proc/meminfo", encoding="ascii") as meminfo:
-        fields = dict(line.split(":", 1) for line in meminfo)
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
     kib = int(fields["MemAvailable"].split()[0]) - int(fields["MemFree"].split()[0])
     return max(kib, 0) * 1024
 
@@ -136,5 +136,7 @@ def _why_no_cuda() -> str:
     if torch.version.cuda is None:
         return f"the installed torch {torch.__version__} is built without CUDA"
     if not torch.cuda.is_available():
-        return f"torch {torch.__version__} (CUDA {torch.version.cuda}) finds no NVIDIA driver or GPU"
+        return (
+            f"torch {torch.__version__} (CUDA {torch.version.cuda}) finds no NVIDIA driver or GPU"
+        )
     return "CUDA is available"

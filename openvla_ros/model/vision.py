@@ -40,7 +40,7 @@ def activation(name: str | None) -> nn.Module:
 
 
 class PatchEmbed(nn.Module):
-    """(B, 3, H, W) to (B, P, C): one linear map per patch; pixels past the last whole patch drop."""
+    """(B, 3, H, W) to (B, P, C), one linear map per patch; pixels past the last patch drop out."""
 
     def __init__(self, spec: VitSpec) -> None:
         super().__init__()
@@ -197,7 +197,8 @@ class VisionBackbone(nn.Module):
         patches = {tower.num_patches for tower in towers}
         if len(patches) != 1:
             raise CheckpointError(
-                f"The towers of config.json give {sorted(patches)} patches; fusing needs one number."
+                f"The towers of config.json give {sorted(patches)} patches; fusing needs equal "
+                "numbers."
             )
         self.num_patches = patches.pop()
         self.embed_dim = sum(spec.embed_dim for spec in specs)
@@ -218,7 +219,7 @@ class VisionBackbone(nn.Module):
 
 
 class Projector(nn.Module):
-    """(B, P, C) vision features to (B, P, D) language embeddings: three linears when fused, else two."""
+    """(B, P, C) features to (B, P, D) language embeddings: three linears when fused, else two."""
 
     def __init__(self, vision_dim: int, text_dim: int, fused: bool) -> None:
         super().__init__()
