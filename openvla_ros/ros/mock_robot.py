@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseStamped, TwistStamped
-from openvla_ros.msg import GripperCommand
 from rclpy.node import Node
 from rclpy.time import Time
 from std_msgs.msg import Float64
 
 from openvla_ros.control.pose import Pose, rotation_to_quaternion
+from openvla_ros.msg import GripperCommand
 from openvla_ros.ros.spinning import spin_until_shutdown
 from openvla_ros.sim.kinematic_arm import KinematicArm
 

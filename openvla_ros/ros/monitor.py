@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 
 import rclpy
 from geometry_msgs.msg import PoseStamped, TwistStamped
-from openvla_ros.msg import GripperCommand, VLAAction, VLAStatus
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -22,6 +21,7 @@ from rich.table import Table
 from std_msgs.msg import Float64
 
 from openvla_ros.control.states import Drop, Reason, State
+from openvla_ros.msg import GripperCommand, VLAAction, VLAStatus
 from openvla_ros.ros.monitor_view import MonitorState, enum_names
 
 REDRAW_S = 0.2

@@ -11,12 +11,12 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from lifecycle_msgs.msg import TransitionEvent
-from openvla_ros.msg import GripperCommand, VLAAction, VLAStatus
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Float64, String
 
+from openvla_ros.msg import GripperCommand, VLAAction, VLAStatus
 from openvla_ros.ros.bag_file import BagFile
 
 QUEUE_DEPTH = 100  # two seconds of twists: a slow disk loses nothing
