@@ -146,6 +146,25 @@ class PolicyInfo:
     choices: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Finding:
+    """One line of what `openvla-ros doctor` found.
+
+    Attributes:
+        section: Heading it belongs under.
+        item: What was looked at.
+        value: What was found.
+        reason: Why it is so, or what to do.
+        level: "ok", "warn" (works, with a drawback) or "problem" (prevents running).
+    """
+
+    section: str
+    item: str
+    value: str
+    reason: str = ""
+    level: str = "ok"
+
+
 class Policy(Protocol):
     """Anything that turns an observation into a prediction. One thread calls it at a time."""
 

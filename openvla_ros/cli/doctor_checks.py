@@ -1,0 +1,209 @@
+"""What `openvla-ros doctor` looks at besides ROS: versions, hardware, choices, the checkpoint."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from openvla_ros import __version__
+from openvla_ros.cli.keys import local_folder
+from openvla_ros.cli.output import needs
+from openvla_ros.errors import OpenVLAError
+from openvla_ros.types import Finding
+
+GIB = 2**30
+# Distribution name, extra that brings it ("" = always there), what works without it.
+PACKAGES = (
+    ("torch", "model", "only the mock backend"),
+    ("transformers", "model", "only the mock backend"),
+    ("tokenizers", "model", "only the mock backend"),
+    ("safetensors", "", ""),
+    ("accelerate", "model", "no loading straight onto a GPU"),
+    ("peft", "model", "no adapters"),
+    ("bitsandbytes", "quant", "no nf4 and bnb_int8"),
+    ("numpy", "", ""),
+    ("pillow", "", ""),
+    ("opencv-python-headless", "", ""),
+    ("simplejpeg", "", ""),
+    ("rosbags", "bags", "no bags, no demo"),
+)
+REQUIRED = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow"}
+# Bytes per weight of the language model's linear layers. nf4: 4 bits and one float32 per 64.
+BYTES_PER_QUANTIZED_WEIGHT = {"nf4": 0.5 + 4 / 64, "bnb_int8": 1.0}
+QUANTIZED_PREFIX = "language_model.model.layers."
+
+
+def software_findings() -> list[Finding]:
+    """Return versions of what matters, and what is missing."""
+    findings = [
+        Finding("software", "openvla_ros", __version__),
+        Finding("software", "python", platform.python_version()),
+    ]
+    for name, extra, without in PACKAGES:
+        version = _version(name)
+        if version is None and name == "opencv-python-headless":
+            version = _version("opencv-python")
+        if version is not None:
+            findings.append(Finding("software", name, version))
+            continue
+        advice = f"pip install 'openvla_ros[{extra}]'" if extra else f"pip install {name}"
+        level = "problem" if name in REQUIRED else "warn"
+        reason = f"{without}: {advice}" if without else advice
+        findings.append(Finding("software", name, "not installed", reason, level))
+    return findings
+
+
+def hardware_findings() -> list[Finding]:
+    """Return CPU, memory and every GPU, or why there is none."""
+    findings = [Finding("hardware", "CPU", f"{os.cpu_count()} cores, {platform.machine()}")]
+    try:
+        import torch
+
+        from openvla_ros.model.runtime_choices import available_ram_bytes, choose_device
+    except ImportError:
+        return [*findings, Finding("hardware", "GPU", "unknown", "torch is not installed", "warn")]
+    findings.append(Finding("hardware", "memory", f"{available_ram_bytes() / GIB:.1f} GiB free"))
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for index in range(count):
+        free, total = torch.cuda.mem_get_info(index)
+        value = (
+            f"{torch.cuda.get_device_name(index)}, {free / GIB:.1f} of {total / GIB:.1f} GiB free"
+        )
+        findings.append(Finding("hardware", f"cuda:{index}", value))
+    if not count:
+        _, why = choose_device("auto")
+        findings.append(Finding("hardware", "GPU", "none", why, "warn"))
+    return findings
+
+
+def choice_findings(parameters: int = 0) -> list[Finding]:
+    """Return device, number format and attention as the policy would choose them, with reasons."""
+    try:
+        from openvla_ros.model.runtime_choices import choose_device, choose_dtype
+    except ImportError as error:
+        reason = f"{error.name} is not installed; backend:=mock still works"
+        return [Finding("choices", "device", "none", reason, "problem")]
+    device, why_device = choose_device("auto")
+    dtype, why_dtype = choose_dtype("auto", device, parameters)
+    return [
+        Finding("choices", "device", str(device), why_device),
+        Finding("choices", "dtype", str(dtype).removeprefix("torch."), why_dtype),
+        Finding("choices", "attention", "sdpa", "part of torch; fuses on every device"),
+        Finding(
+            "choices", "quantization", "none", "never chosen by itself: it changes the answers"
+        ),
+    ]
+
+
+def checkpoint_findings(checkpoint: str) -> list[Finding]:
+    """Return what a checkpoint needs and holds; never downloads it."""
+    try:
+        folder = local_folder(checkpoint, local_files_only=True)
+        return [*_weight_findings(checkpoint, folder), *_statistics_findings(folder)]
+    except OpenVLAError as error:
+        return [Finding("checkpoint", checkpoint, "not usable", str(error), "problem")]
+
+
+def stored_parameter_count(checkpoint: str) -> int:
+    """Return the number of weights of a local checkpoint, or 0 when that cannot be told."""
+    try:
+        from openvla_ros.model.checkpoint import stored_parameters
+
+        return stored_parameters(local_folder(checkpoint, local_files_only=True))
+    except (OpenVLAError, ImportError):
+        return 0
+
+
+def memory_needed(shapes: dict[str, tuple[int, ...]], full_bytes: int) -> dict[str, float]:
+    """Return bytes of weights per quantisation mode.
+
+    Args:
+        shapes: Key to shape of every tensor.
+        full_bytes: Bytes per weight that is not quantised.
+    """
+    counts = {key: _product(shape) for key, shape in shapes.items()}
+    quantized = sum(
+        count
+        for key, count in counts.items()
+        if key.startswith(QUANTIZED_PREFIX) and len(shapes[key]) == 2
+    )
+    total = sum(counts.values())
+    rest = (total - quantized) * full_bytes
+    modes = {mode: rest + size * quantized for mode, size in BYTES_PER_QUANTIZED_WEIGHT.items()}
+    return {"none": float(total * full_bytes), **modes}
+
+
+def _weight_findings(checkpoint: str, folder: Path) -> Iterator[Finding]:
+    with needs("Looking at weights"):
+        import torch
+
+        from openvla_ros.model.checkpoint import (
+            expected_shapes,
+            read_config,
+            stored_shapes,
+            verify_keys,
+            weight_files,
+        )
+        from openvla_ros.model.runtime_choices import (
+            available_ram_bytes,
+            choose_device,
+            choose_dtype,
+        )
+    config, shapes = read_config(folder), stored_shapes(folder)
+    on_disk = sum(path.stat().st_size for path in weight_files(folder))
+    free_disk = shutil.disk_usage(folder).free
+    yield Finding(
+        "checkpoint",
+        "folder",
+        str(folder),
+        f"{on_disk / GIB:.2f} GiB of weights, {free_disk / GIB:.1f} GiB of the disk are free",
+    )
+    verify_keys(folder, expected_shapes(config), config)
+    parameters = sum(_product(shape) for shape in shapes.values())
+    yield Finding("checkpoint", "weights", f"{parameters:,} in {len(shapes)} tensors", "all fit")
+    device, _ = choose_device("auto")
+    dtype, _ = choose_dtype("auto", device, parameters)
+    on_gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else available_ram_bytes()
+    where = str(device) if on_gpu else "memory"
+    for mode, needed in memory_needed(shapes, torch.finfo(dtype).bits // 8).items():
+        fits = needed < free
+        # Only the mode that runs when nobody asks for another prevents running.
+        level = "ok" if fits else "problem" if mode == "none" else "warn"
+        yield Finding(
+            "checkpoint",
+            f"quantization {mode}",
+            f"{needed / GIB:.2f} GiB of weights",
+            f"{free / GIB:.1f} GiB of {where} are free" + ("" if fits else ": too little"),
+            level,
+        )
+
+
+def _statistics_findings(folder: Path) -> Iterator[Finding]:
+    from openvla_ros.action_specs import load_action_spec
+    from openvla_ros.model.action_stats import read_norm_stats
+
+    for key, stats in read_norm_stats(folder).items():
+        unknown = load_action_spec(key).unknown_for_motion()
+        reason = f"unknown for motion: {', '.join(unknown)}" if unknown else "enough known to move"
+        level = "warn" if unknown else "ok"
+        yield Finding("statistics", key, f"from {stats.source}", reason, level)
+
+
+def _product(shape: Any) -> int:
+    result = 1
+    for size in shape:
+        result *= int(size)
+    return result
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
