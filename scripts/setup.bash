@@ -259,6 +259,9 @@ build_overlay() {
     local layout=()
     # A layout the user chose stays; colcon refuses to mix them.
     [ "$(cat install/.colcon_install_layout 2>/dev/null)" != merged ] || layout=(--merge-install)
+    # Nor can it link where a build without --symlink-install has put a folder.
+    local generated=build/openvla_ros/ament_cmake_python/openvla_ros/openvla_ros
+    if [ -d $generated ] && [ ! -L $generated ]; then rm -rf build/openvla_ros; fi
     (
         set +eu
         # shellcheck source=/dev/null
@@ -284,8 +287,9 @@ overlay_key() {
     {
         printf '%s\n' "$root" "$ros_source" "$("$python" -VV)"
         cat package.xml CMakeLists.txt scripts/ros_wheels.txt
-        find msg srv action -type f -exec sha256sum {} + 2>/dev/null | sort
-        find launch config scripts openvla_ros -type f ! -path '*__pycache__*' 2>/dev/null | sort
+        find . -maxdepth 2 -name '*.msg' -o -maxdepth 2 -name '*.srv' -o -maxdepth 2 -name '*.action' |
+            sort | xargs sha256sum
+        find launch config scripts openvla_ros -type f ! -path '*__pycache__*' 2>/dev/null | sort || true
     } | sha256sum
 }
 
