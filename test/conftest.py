@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,22 @@ def shared_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"no recordings at {path}; name their folder in OPENVLA_ROS_SHARED")
     return path
+
+
+@pytest.fixture(scope="session")
+def reference_checkpoints(reference_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the golden checkpoints, each complete with the packaged tokenizer."""
+    out = tmp_path_factory.mktemp("checkpoints")
+    tokenizer = ROOT / "openvla_ros" / "resources" / "tokenizer"
+    for name in ("A_fused", "B_siglip_v01"):
+        shutil.copytree(reference_dir / "checkpoints" / name, out / name)
+        shutil.copytree(tokenizer, out / name, dirs_exist_ok=True)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded random-weight checkpoint, as `make demo` builds it."""
+    from openvla_ros.model.random_weights import build_checkpoint
+
+    return build_checkpoint("tiny", tmp_path_factory.mktemp("tiny") / "checkpoint")
