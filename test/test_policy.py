@@ -1,0 +1,248 @@
+"""Golden source: openvla @ c8f03f4, predict_action, on a CPU in float32."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from openvla_ros.errors import (
+    ActionStatsError,
+    ConfigurationError,
+    ImageError,
+    InstructionError,
+    SelfTestError,
+)
+from openvla_ros.model.image_options import ImageOptions
+from openvla_ros.policy import OpenVLAPolicy
+from openvla_ros.types import Observation
+
+ROOT = Path(__file__).resolve().parent / "reference"
+CASES = json.loads((ROOT / "goldens" / "index.json").read_text())["cases"]
+INSTRUCTION = "put the carrot in the bowl"
+
+
+@pytest.fixture(scope="module")
+def policies(reference_checkpoints: Path) -> dict[str, OpenVLAPolicy]:
+    return {
+        folder.name: OpenVLAPolicy.from_pretrained(folder)
+        for folder in reference_checkpoints.iterdir()
+    }
+
+
+@pytest.fixture
+def policy(reference_checkpoints: Path) -> OpenVLAPolicy:
+    """A policy that the test may damage."""
+    return OpenVLAPolicy.from_pretrained(reference_checkpoints / "A_fused")
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.array(Image.open(ROOT / "images" / "img1_640x480.png").convert("RGB"))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["file"])
+def test_tokens_and_actions_equal_the_reference(case: dict, policies: dict) -> None:
+    instruction = case["prompt"].split("robot take to ")[1].split("?")[0]
+    prediction = policies[case["checkpoint"]].predict_action(
+        Image.open(ROOT / "images" / case["image"]),
+        instruction.upper(),  # the policy lower-cases it
+        unnorm_key=case["unnorm_key"],
+    )
+    golden = np.load(ROOT / "goldens" / case["file"])
+    assert prediction.prompt == case["prompt"].rstrip()
+    assert prediction.token_ids == case["tokens"]
+    assert prediction.action.tolist() == case["action"]
+    assert prediction.action.dtype == np.float64
+    assert prediction.normalized.tolist() == golden["normalized_action"].tolist()
+    assert prediction.is_valid
+
+
+def test_a_prediction_tells_its_stages(policies: dict, image: np.ndarray) -> None:
+    prediction = policies["A_fused"].predict_action(image, INSTRUCTION)
+    stages = {"preprocess_ms", "prefill_ms", "decode_ms"}
+    assert set(prediction.timings) == stages | {"total_ms"}
+    assert prediction.timings["total_ms"] >= sum(prediction.timings[name] for name in stages)
+    assert prediction.passes == 7
+    assert all(0 < p <= 1 for p in prediction.token_probabilities)
+    assert prediction.actions.shape == (1, 7)
+
+
+def test_an_observation_is_predicted_from_its_primary_image(
+    policies: dict, image: np.ndarray
+) -> None:
+    policy = policies["A_fused"]
+    other = np.zeros_like(image)
+    observation = Observation({"primary": image, "wrist": other}, INSTRUCTION)
+    assert policy.predict(observation).token_ids == (
+        policy.predict_action(image, INSTRUCTION).token_ids
+    )
+    with pytest.raises(ImageError, match="wrist"):
+        policy.predict(Observation({"wrist": image}, INSTRUCTION))
+
+
+def test_colour_order_changes_the_tokens(policies: dict, image: np.ndarray) -> None:
+    predict = policies["A_fused"].predict_action
+    swapped = image[..., ::-1]
+    assert predict(image, INSTRUCTION).token_ids != predict(swapped, INSTRUCTION).token_ids
+
+
+def test_an_id_outside_the_action_range_keeps_its_number_and_is_marked(
+    policy: OpenVLAPolicy, image: np.ndarray
+) -> None:
+    """The reference clips a text token to an extreme bin: a full-speed command, without a word."""
+    clean = policy.predict_action(image, INSTRUCTION)
+    with torch.no_grad():
+        head = policy.model.language_model.lm_head.weight
+        head[1000] = 50 * head[clean.token_ids[0]]
+    marked = policy.predict_action(image, INSTRUCTION)
+    assert marked.token_ids[0] == 1000
+    assert 0 in marked.invalid_dims
+    assert not marked.is_valid
+    assert marked.normalized[0] == pytest.approx(1 - 1 / 255)
+    assert marked.action[0] == pytest.approx(0.0279, abs=1e-4)  # nearly q99 of tiny_bridge
+
+
+def test_statistics_with_ten_numbers_generate_ten_tokens(
+    reference_checkpoints: Path, tmp_path: Path, image: np.ndarray
+) -> None:
+    folder = Path(shutil.copytree(reference_checkpoints / "A_fused", tmp_path / "checkpoint"))
+    entry = {"action": {"q01": [-1.0] * 10, "q99": [1.0] * 10}}
+    (folder / "dataset_statistics.json").write_text(json.dumps({"droid_r6": entry}))
+    policy = OpenVLAPolicy.from_pretrained(folder)
+    prediction = policy.predict_action(image, INSTRUCTION, unnorm_key="droid_r6")
+    assert len(prediction.token_ids) == 10
+    assert prediction.action.shape == (10,)
+    seven = policy.predict_action(image, INSTRUCTION, unnorm_key="tiny_bridge")
+    assert prediction.token_ids[:7] == seven.token_ids
+
+
+def test_with_several_statistics_one_must_be_chosen(
+    reference_checkpoints: Path, tmp_path: Path, image: np.ndarray
+) -> None:
+    folder = Path(shutil.copytree(reference_checkpoints / "A_fused", tmp_path / "checkpoint"))
+    entry = {"action": {"q01": [-1.0] * 7, "q99": [1.0] * 7}}
+    (folder / "dataset_statistics.json").write_text(json.dumps({"mine": entry}))
+    policy = OpenVLAPolicy.from_pretrained(folder)
+    policy.self_test()  # needs no statistics
+    with pytest.raises(ActionStatsError, match="mine, tiny_bridge"):
+        policy.predict_action(image, INSTRUCTION)
+    with pytest.raises(ActionStatsError, match="mine, tiny_bridge"):
+        OpenVLAPolicy.from_pretrained(folder, unnorm_key="bridge_orig")
+    chosen = OpenVLAPolicy.from_pretrained(folder, unnorm_key="mine")
+    assert chosen.predict_action(image, INSTRUCTION).unnorm_key == "mine"
+
+
+def test_options_given_at_load_replace_the_stored_ones(
+    reference_checkpoints: Path, image: np.ndarray
+) -> None:
+    options = ImageOptions(lanczos3=True, center_crop=True)
+    policy = OpenVLAPolicy.from_pretrained(reference_checkpoints / "A_fused", image_options=options)
+    plain = OpenVLAPolicy.from_pretrained(reference_checkpoints / "A_fused")
+    cropped = options.apply(image)
+    assert policy.predict_action(image, INSTRUCTION).token_ids == (
+        plain.predict_action(cropped, INSTRUCTION).token_ids
+    )
+    assert "center_crop=True" in policy.info.choices["image path"]
+
+
+def test_every_expensive_choice_has_a_reason(policies: dict) -> None:
+    choices = policies["A_fused"].info.choices
+    assert {"device", "dtype", "attention", "quantization", "adapter"} <= set(choices)
+    assert all(": " in choice for name, choice in choices.items() if name != "image path")
+
+
+def test_bfloat16_answers_with_action_tokens(
+    reference_checkpoints: Path, image: np.ndarray
+) -> None:
+    policy = OpenVLAPolicy.from_pretrained(reference_checkpoints / "A_fused", dtype="bfloat16")
+    assert policy.model.dtype == torch.bfloat16
+    policy.self_test()
+    assert policy.predict_action(image, INSTRUCTION).is_valid
+
+
+def test_eager_attention_gives_the_same_tokens(
+    reference_checkpoints: Path, policies: dict, image: np.ndarray
+) -> None:
+    """The reference crashes here: it appends a token without extending the mask."""
+    eager = OpenVLAPolicy.from_pretrained(
+        reference_checkpoints / "A_fused", attn_implementation="eager"
+    )
+    assert eager.predict_action(image, INSTRUCTION).token_ids == (
+        policies["A_fused"].predict_action(image, INSTRUCTION).token_ids
+    )
+
+
+def test_merging_into_quantised_weights_is_refused(reference_checkpoints: Path) -> None:
+    adapter = ROOT / "checkpoints" / "A_lora_adapter"
+    with pytest.raises(ConfigurationError, match="attach"):
+        OpenVLAPolicy.from_pretrained(
+            reference_checkpoints / "A_fused",
+            adapter=adapter,
+            adapter_mode="merge",
+            quantization="nf4",
+        )
+    with pytest.raises(ConfigurationError, match="merge, attach"):
+        OpenVLAPolicy.from_pretrained(
+            reference_checkpoints / "A_fused", adapter=adapter, adapter_mode="glue"
+        )
+
+
+def test_an_empty_instruction_is_refused(policies: dict, image: np.ndarray) -> None:
+    with pytest.raises(InstructionError):
+        policies["A_fused"].predict_action(image, " ")
+
+
+class TestSelfTest:
+    def test_a_healthy_policy_passes(self, policies: dict) -> None:
+        for policy in policies.values():
+            policy.self_test()
+
+    @pytest.mark.parametrize("where", ["model", "vision_backbone"])
+    def test_a_model_whose_pixels_are_zeroed_is_refused(
+        self, policy: OpenVLAPolicy, where: str
+    ) -> None:
+        """What newer transformers do to the original class: the image never arrives."""
+
+        def zero_kwargs(module: object, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            if kwargs.get("pixel_values") is not None:
+                kwargs["pixel_values"] = torch.zeros_like(kwargs["pixel_values"])
+            return args, kwargs
+
+        def zero_args(module: object, args: tuple) -> tuple:
+            return (torch.zeros_like(args[0]), *args[1:])
+
+        if where == "model":
+            policy.model.register_forward_pre_hook(zero_kwargs, with_kwargs=True)
+        else:
+            policy.model.vision_backbone.register_forward_pre_hook(zero_args)
+        with pytest.raises(SelfTestError, match="does not look at its image"):
+            policy.self_test()
+
+    def test_a_model_whose_image_embeddings_vanish_is_refused(self, policy: OpenVLAPolicy) -> None:
+        policy.model.projector.register_forward_hook(lambda m, args, out: torch.zeros_like(out))
+        with pytest.raises(SelfTestError, match="does not look at its image"):
+            policy.self_test()
+
+    def test_logits_that_are_not_finite_are_refused(self, policy: OpenVLAPolicy) -> None:
+        with torch.no_grad():
+            policy.model.projector.fc1.bias.fill_(float("nan"))
+        with pytest.raises(SelfTestError, match="not finite"):
+            policy.self_test()
+
+    def test_answers_that_change_for_the_same_frame_are_refused(
+        self, policy: OpenVLAPolicy
+    ) -> None:
+        noise = torch.Generator().manual_seed(0)
+
+        def disturb(module: object, args: tuple, out: torch.Tensor) -> torch.Tensor:
+            return out + 100 * torch.randn(out.shape, generator=noise)
+
+        policy.model.projector.register_forward_hook(disturb)
+        with pytest.raises(SelfTestError, match="repeatably"):
+            policy.self_test()
