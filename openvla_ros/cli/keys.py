@@ -75,18 +75,18 @@ def describe(stats: ActionStats, spec: ActionSpec) -> dict[str, Any]:
 
 def _table(checkpoint: str, rows: list[tuple[ActionStats, ActionSpec]]) -> Table:
     table = Table(title=f"Action statistics of {checkpoint}", title_justify="left", show_lines=True)
-    table.add_column("statistics key, robot", overflow="fold", style="bold", min_width=18)
+    table.add_column("statistics key, robot", overflow="fold", style="bold")
     table.add_column("step: translation", no_wrap=True)
     table.add_column("step: rotation", no_wrap=True)
     table.add_column("gripper", no_wrap=True)
-    table.add_column("rate and frame", overflow="fold", min_width=12)
+    table.add_column("rate and frame", overflow="fold")
     for stats, spec in rows:
         rate = f"{spec.action_hz:g} Hz" if spec.action_hz else "rate unknown"
         table.add_row(
             f"{stats.unnorm_key}\n[dim]{spec.robot or 'robot unknown'}[/]",
             _step_text(stats, slice(0, 3), _millimetres(spec), AXES, "mm"),
             _step_text(stats, slice(3, 6), _degrees(spec), _rotation_names(spec), "degrees"),
-            _gripper_text(stats, spec),
+            _gripper_text(spec),
             f"{rate}\n{_frame_text(spec)}",
         )
     return table
@@ -124,11 +124,10 @@ def _rotation_names(spec: ActionSpec) -> tuple[str, ...]:
     return AXES if spec.rotation_form == "rotvec" else ("roll", "pitch", "yaw")
 
 
-def _gripper_text(stats: ActionStats, spec: ActionSpec) -> str:
+def _gripper_text(spec: ActionSpec) -> str:
     if spec.gripper_open is None or spec.gripper_closed is None:
         return "unknown"
-    raw = "" if stats.mask[-1] else "\nnot normalised"
-    return f"{spec.gripper_closed:g} closed\n{spec.gripper_open:g} open{raw}"
+    return f"{spec.gripper_closed:g} closed\n{spec.gripper_open:g} open"
 
 
 def _frame_text(spec: ActionSpec) -> str:

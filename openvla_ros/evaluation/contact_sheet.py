@@ -176,7 +176,8 @@ def _draw_numbers(draw: ImageDraw.ImageDraw, step: SheetStep, x: int, y: int) ->
     known = math.isfinite(step.gripper)
     opening = float(np.clip(step.gripper, 0, 1)) if known else 0.0
     draw.rectangle((x + 54, y + 3, x + 120, y + 14), outline=FAINT)
-    draw.rectangle((x + 55, y + 4, x + 55 + round(64 * opening), y + 13), fill=MOVE)
+    if opening > 0:
+        draw.rectangle((x + 55, y + 4, x + 55 + round(64 * opening), y + 13), fill=MOVE)
     word = "unknown" if not known else "open" if opening >= 0.5 else "closed"
     draw.text((x + 126, y), word, INK, font=_font(13))
     y += 23

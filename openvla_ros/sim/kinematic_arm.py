@@ -87,8 +87,10 @@ class KinematicArm:
         A clock that jumps back starts a new step and moves nothing.
         """
         last, self._last_step_s = self._last_step_s, now_s
-        if last is None or now_s <= last:
-            self._command = self._command if last is None else None
+        if last is None:
+            return self.pose
+        if now_s < last:
+            self._command = None
             return self.pose
         self._move_gripper(now_s - last)
         if self._command is not None:
