@@ -72,7 +72,7 @@ _TINY_TOWERS = {
 _TINY_TEXT = {
     "model_type": "llama",
     "hidden_size": 64,
-    "intermediate_size": 172,
+    "intermediate_size": 192,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
