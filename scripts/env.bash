@@ -39,7 +39,8 @@ _ovr_load() {
             import os
             paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
             print(os.pathsep.join(p for p in paths if p and not os.path.isdir(p + "/rclpy")))')
-        export PYTHONPATH
+        # Exported but empty, it would come to mean the current directory.
+        if [ -n "$PYTHONPATH" ]; then export PYTHONPATH; else unset PYTHONPATH; fi
         # shellcheck source=/dev/null
         . "$_ovr_venv/setup.$_ovr_shell"
     elif [ -z "${AMENT_PREFIX_PATH:-}" ]; then

@@ -134,7 +134,10 @@ install_system_packages() {
 # Says why .venv cannot be used as it is; silent when it can.
 venv_fault() {
     [ -e "$venv" ] || { echo "there is none" && return; }
-    imports "$python" pip || { echo "it is incomplete" && return; }
+    # pip writes RECORD last: without it, making the environment was interrupted.
+    if ! imports "$python" pip || ! compgen -G "$venv/lib/python3*/site-packages/pip-*/RECORD" >/dev/null; then
+        echo "it is incomplete" && return
+    fi
     if [ -r "$venv/openvla_ros.env" ]; then
         local ROS_SOURCE ROOT BASE_PYTHON
         # shellcheck source=/dev/null
@@ -216,7 +219,8 @@ install_cpu_torch() {
         "    shows, then: make setup" \
         "  * TORCH_SPEC='torch @ file:///path/to/torch.whl' make setup" \
         "  * OPENVLA_ALLOW_CUDA_TORCH=1 make setup     (large, works without a GPU)" \
-        "  * TORCH_SPEC=skip make setup                (mock policy only)"
+        "  * TORCH_SPEC=skip make setup                (mock policy only)" \
+        "If that is not the cause, the end of $log says more:" "$(tail -n 6 "$log")"
 }
 
 # ---- 4. packages -----------------------------------------------------------------------------------------
@@ -231,9 +235,11 @@ write_constraints() {
     fi
 }
 
-# A package whose installation was cut short has no RECORD, yet pip takes it for installed.
+# A package whose installation was cut short has no RECORD, yet pip takes it for installed; one that was
+# being replaced left its old files under ~names.
 drop_unfinished_packages() {
     local dist_info
+    rm -rf "$venv"/lib/python3*/site-packages/~*
     for dist_info in "$venv"/lib/python3*/site-packages/*.dist-info; do
         [ ! -d "$dist_info" ] || [ -e "$dist_info/RECORD" ] || rm -rf "$dist_info"
     done
