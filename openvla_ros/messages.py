@@ -60,20 +60,40 @@ def image_to_rgb(message: Any) -> np.ndarray:
         ImageError: The encoding is not a colour format that cv_bridge converts, or the sizes in the
             message contradict each other.
     """
+    require_plausible(message)
+    bits, channels, code = _ENCODINGS[message.encoding]
+    pixels = _pixels(message, bits, channels)
+    rgb = pixels.copy() if code is None else cv2.cvtColor(pixels, code)
+    return _to_8_bit(rgb)
+
+
+def require_plausible(message: Any) -> None:
+    """Return when an Image message has a colour encoding, and sizes that fit each other.
+
+    Raises:
+        ImageError: It has not; the text names the encoding or the sizes, and what is allowed.
+    """
     if message.encoding not in _ENCODINGS:
         raise ImageError(
             f"image encoding '{message.encoding}' cannot be turned into colours; "
             f"use one of: {', '.join(ENCODINGS)}."
         )
-    bits, channels, code = _ENCODINGS[message.encoding]
-    pixels = _pixels(message, bits, channels)
-    if message.encoding.startswith(("yuv", "uyvy")) and pixels.shape[1] % 2:
+    bits, channels, _ = _ENCODINGS[message.encoding]
+    height, width, step = int(message.height), int(message.width), int(message.step)
+    row, size = width * channels * bits // 8, len(message.data)
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise ImageError(f"an image of {width} x {height} pixels; 1 to {MAX_PIXELS} are allowed.")
+    if step < row or size != step * height:
+        raise ImageError(
+            f"a '{message.encoding}' image of {width} x {height} pixels needs rows of at least "
+            f"{row} bytes, and {height} rows of `step` bytes; its step is {step} and it holds "
+            f"{size} bytes. It was cut short, or its header is wrong."
+        )
+    if channels == 2 and width % 2:
         raise ImageError(
             f"a '{message.encoding}' image shares colours between two pixels of a row, so its "
-            f"width must be even; it is {message.width}."
+            f"width must be even; it is {width}."
         )
-    rgb = pixels.copy() if code is None else cv2.cvtColor(pixels, code)
-    return _to_8_bit(rgb)
 
 
 def compressed_to_rgb(message: Any) -> np.ndarray:
@@ -121,14 +141,13 @@ def stamp_ns(stamp: Any) -> int:
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
-def instruction_text(message: Any) -> str:
-    """Return the text of a String message, unchanged; empty = no task.
+def check_instruction(text: str) -> str:
+    """Return an instruction unchanged when a prompt can hold it; empty = no task.
 
     Raises:
         InstructionError: It holds a control character (a line break, for example), which would give
             the prompt another structure, or it is too long.
     """
-    text = str(message.data)
     for position, character in enumerate(text):
         if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp"):
             raise InstructionError(
@@ -145,20 +164,9 @@ def instruction_text(message: Any) -> str:
 def _pixels(message: Any, bits: int, channels: int) -> np.ndarray:
     """(H, W) or (H, W, C) of uint8 or native uint16, possibly a view of the message."""
     height, width, step = int(message.height), int(message.width), int(message.step)
-    row = width * channels * bits // 8
-    size = len(message.data)
-    if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise ImageError(f"an image of {width} x {height} pixels; 1 to {MAX_PIXELS} are allowed.")
-    if step < row or size != step * height:
-        raise ImageError(
-            f"a '{message.encoding}' image of {width} x {height} pixels needs rows of at least "
-            f"{row} bytes, and {height} rows of `step` bytes; its step is {step} and it holds "
-            f"{size} bytes. It was cut short, or its header is wrong."
-        )
-    data = np.frombuffer(
-        bytes(message.data) if isinstance(message.data, list) else message.data, dtype=np.uint8
-    )
-    flat = np.ascontiguousarray(data.reshape(height, step)[:, :row])
+    data = bytes(message.data) if isinstance(message.data, list) else message.data
+    rows = np.frombuffer(data, dtype=np.uint8).reshape(height, step)
+    flat = np.ascontiguousarray(rows[:, : width * channels * bits // 8])
     if bits == 16:
         order = ">u2" if message.is_bigendian else "<u2"
         flat = flat.view(order).astype(np.uint16)

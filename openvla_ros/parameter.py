@@ -41,7 +41,7 @@ class Parameter:
 
     @property
     def type_name(self) -> str:
-        """ "bool", "int", "double", "string", "double_array" or "integer_array"."""
+        """One of bool, int, double, string, double_array, integer_array."""
         if isinstance(self.default, tuple):
             return "double_array" if isinstance(self.default[0], float) else "integer_array"
         return _TYPE_NAMES[type(self.default)]

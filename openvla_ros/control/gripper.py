@@ -28,6 +28,11 @@ def opening(value: float, spec: ActionSpec) -> float:
     return min(max((value - spec.gripper_closed) / span, 0.0), 1.0)
 
 
+def gap_m(opening_0_1: float, *, open_m: float, closed_m: float) -> float:
+    """Return the gap between the fingers, metres, for an opening of 0 (closed) ... 1 (open)."""
+    return closed_m + opening_0_1 * (open_m - closed_m)
+
+
 class GripperLogic:
     """Decides open or closed from a stream of openings.
 

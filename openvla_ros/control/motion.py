@@ -11,7 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openvla_ros.control.displacement import StepLimits, displacement, euler_matrix
+from openvla_ros.control.displacement import (
+    StepLimits,
+    displacement,
+    euler_matrix,
+    require_convertible,
+)
 from openvla_ros.control.gripper import GripperLogic, opening
 from openvla_ros.control.safety import SafetyFilter, SpeedLimits
 from openvla_ros.control.states import Drop
@@ -71,10 +76,14 @@ class MotionStage:
         self._gripper.hysteresis = gripper.hysteresis
         self._gripper.sticky_steps = gripper.sticky_steps
 
-    def missing_for_motion(self) -> str:
-        """What the user must supply before the arm may move, in words; "" when nothing."""
+    def obstacle(self) -> str:
+        """Why no action of this dataset can become motion, in words; "" when it can."""
         unknown = self.spec.unknown_for_motion()
         if not unknown:
+            try:
+                require_convertible(self.spec)
+            except MotionError as error:
+                return str(error)
             return ""
         names = ", ".join(n if n == "action_hz" else f"action_spec.{n}" for n in unknown)
         return (
@@ -146,10 +155,9 @@ class MotionStage:
             )
         except MotionError as error:
             return MotionPlan(Drop.MOTION_UNKNOWN, str(error), gripper_opening=grip)
-        refusal = Drop.MOTION_UNKNOWN if self.missing_for_motion() else Drop.NONE
-        return MotionPlan(
-            refusal, self.missing_for_motion(), moved.steps, moved.clip_mask, gripper_opening=grip
-        )
+        obstacle = self.obstacle()  # the rate may still be unknown: it is needed only to move
+        refusal = Drop.MOTION_UNKNOWN if obstacle else Drop.NONE
+        return MotionPlan(refusal, obstacle, moved.steps, moved.clip_mask, gripper_opening=grip)
 
 
 def complete_spec(spec: ActionSpec, overrides: dict[str, object]) -> ActionSpec:

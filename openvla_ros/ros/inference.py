@@ -1,0 +1,93 @@
+"""One camera message → one prediction, with its cost. Runs in the worker's thread."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from openvla_ros.messages import crop
+from openvla_ros.ros.decoding import Decoder
+from openvla_ros.ros.frames import Frame
+from openvla_ros.types import PRIMARY, Observation, Policy, Prediction
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A prediction and its cost in milliseconds: message → RGB, and the call of the policy."""
+
+    prediction: Prediction
+    preprocess_ms: float
+    inference_ms: float
+
+
+class Predictor:
+    """Decodes, crops, and asks the policy."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        decode: Decoder,
+        roi: tuple[int, ...],
+        steady_s: Callable[[], float],
+        log: Any,
+    ) -> None:
+        self._policy = policy
+        self._decode = decode
+        self._roi = roi
+        self._steady_s = steady_s
+        self._log = log
+
+    def predict(self, frame: Frame) -> Measured:
+        """Return the policy's answer to a frame.
+
+        Raises:
+            ImageError: The message cannot be decoded, or `image_roi` does not fit it.
+            Exception: Whatever the policy raises; running out of memory only the second time.
+        """
+        start_s = self._steady_s()
+        image = crop(self._decode(frame.message), self._roi)
+        decoded_s = self._steady_s()
+        prediction = self._ask(frame, image)
+        return Measured(
+            prediction,
+            preprocess_ms=(decoded_s - start_s) * 1000.0,
+            inference_ms=(self._steady_s() - decoded_s) * 1000.0,
+        )
+
+    def _ask(self, frame: Frame, image: np.ndarray) -> Prediction:
+        observation = Observation(
+            images={PRIMARY: image}, instruction=frame.instruction, stamp_ns=frame.stamp_ns
+        )
+        try:
+            return self._policy.predict(observation)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._log.warning(f"out of memory; emptying the cache, then once more: {error}")
+        empty_gpu_cache()
+        return self._policy.predict(observation)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for MemoryError, and for torch's own error, told by its name: torch may be absent."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def empty_gpu_cache() -> None:
+    """Give cached GPU memory back, when this process uses a GPU."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def gpu_memory_bytes() -> tuple[int, int]:
+    """Used and total memory of the current GPU; (0, 0) when this process uses none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():  # asking must not occupy a GPU
+        return 0, 0
+    free, total = torch.cuda.mem_get_info()
+    return total - free, total

@@ -1,0 +1,361 @@
+"""openvla_node: camera and instruction in, actions, Cartesian twist and gripper command out.
+
+A lifecycle node that moves messages to a `Session` and back. It decides nothing about motion and
+touches no pixel. Threads: see `main` in process.py; the policy has a thread of its own.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+
+from openvla_ros.config import NodeConfig
+from openvla_ros.control.states import Reason, State
+from openvla_ros.control.supervisor import Verdict
+from openvla_ros.errors import ConfigurationError, InstructionError, OpenVLAError
+from openvla_ros.messages import check_instruction
+from openvla_ros.mock_policy import MockPolicy
+from openvla_ros.policy_config import ModelConfig
+from openvla_ros.ros import qos
+from openvla_ros.ros.decoding import choose_decoder
+from openvla_ros.ros.frames import Clocks, Tick
+from openvla_ros.ros.guards import (
+    guarded_callback,
+    guarded_transition,
+    refuse_wrong_transitions,
+)
+from openvla_ros.ros.inference import empty_gpu_cache, is_out_of_memory
+from openvla_ros.ros.parameters import changed_config, declare_parameters, read_config
+from openvla_ros.ros.policies import latency_warning, load_policy, measure_latency_s
+from openvla_ros.ros.process import run
+from openvla_ros.ros.publishers import Publishers
+from openvla_ros.ros.services import OperatorServices
+from openvla_ros.ros.session import Session
+from openvla_ros.types import Policy
+
+STATUS_PERIOD_S = 0.5
+LAST_ZEROS = 5  # on deactivate: one could be lost on its way
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class OpenVLANode(LifecycleNodeMixin, Node):
+    """The node; its interface is described in the README and in config/openvla.yaml.
+
+    Attributes:
+        fatal: Why the process must end, or "".
+    """
+
+    def __init__(
+        self,
+        *,
+        steady_clock: Callable[[], float] = time.monotonic,
+        load: Callable[[ModelConfig], Policy] = load_policy,
+        **node_arguments: Any,
+    ) -> None:
+        """Create the node, unconfigured.
+
+        Args:
+            steady_clock: Seconds; time-outs and streaming use it, so tests can stop time.
+            load: Model parameters → policy.
+            node_arguments: For `rclpy.node.Node`, e.g. `parameter_overrides`.
+        """
+        Node.__init__(self, "openvla_node", **node_arguments)
+        # A group of its own: get_state must be answered while change_state loads a model.
+        self._slow_services = ReentrantCallbackGroup()
+        LifecycleNodeMixin.__init__(
+            self, enable_communication_interface=True, callback_group=self._slow_services
+        )
+        refuse_wrong_transitions(self)
+        self.fatal = ""
+        self._steady_s = steady_clock
+        self._load = load
+        self._session: Session | None = None
+        self._config = NodeConfig()
+        self._resting = Verdict(State.UNCONFIGURED)  # what the status says while inactive
+        self._instruction = ""
+        declare_parameters(self)
+        self._out = Publishers(self, lambda: self._config)
+        OperatorServices(self, lambda: self._session, self._slow_services)
+        self._create_timers_and_inputs()
+        try:
+            self._config = read_config(self)
+            self._instruction = check_instruction(self._config.inputs.instruction)
+        except OpenVLAError as error:  # configure will say it again, and fail
+            self.get_logger().error(str(error))
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self._out.instruction(self._instruction)
+        self._publish_status()
+
+    def _create_timers_and_inputs(self) -> None:
+        # Steady: a bag that stops playing stops ROS time, and must not stop the zeros.
+        self._timer_clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self._stream_timer: Any = None
+        self._stream_group = MutuallyExclusiveCallbackGroup()
+        self._input_group = MutuallyExclusiveCallbackGroup()
+        self._image_subscription: Any = None
+        self.create_timer(
+            STATUS_PERIOD_S,
+            guarded_callback(self, self._publish_status),
+            MutuallyExclusiveCallbackGroup(),
+            clock=self._timer_clock,
+        )
+        self.create_subscription(
+            String,
+            "instruction",
+            guarded_callback(self, self._on_instruction),
+            qos.INSTRUCTION,
+            callback_group=self._input_group,
+        )
+        backwards = Duration(nanoseconds=-1)
+        self._jump_handle = self.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=backwards, on_clock_change=True),
+            post_callback=self._on_clock_jump,
+        )
+
+    def _subscribe_to_images(self, transport: str) -> None:
+        kind, topic = (
+            (CompressedImage, "image/compressed") if transport == "compressed" else (Image, "image")
+        )
+        if self._image_subscription is not None:
+            # Kept over cleanup: rclpy loses subscriptions that are made again and again.
+            if self._image_subscription.msg_type is kind:
+                return
+            self.destroy_subscription(self._image_subscription)
+        self._image_subscription = self.create_subscription(
+            kind,
+            topic,
+            guarded_callback(self, self._on_image),
+            qos.IMAGE,
+            callback_group=self._input_group,
+        )
+
+    # Lifecycle ----------------------------------------------------------------------------------
+
+    @guarded_transition
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load and test the policy. FAILURE, with the reason in the status, leaves it retryable."""
+        self._rest(Verdict(State.LOADING, Reason.OK, "loading the policy."))
+        try:
+            self._config = read_config(self)
+            self._session = self._open_session(self._config)
+        except Exception as error:
+            if not isinstance(error, OpenVLAError):
+                self.get_logger().error(traceback.format_exc())
+            self._free()
+            self._rest(Verdict(State.UNCONFIGURED, _reason_of(error), str(error) or repr(error)))
+            return FAILURE
+        self._subscribe_to_images(self._config.inputs.image_transport)
+        return super().on_configure(state)
+
+    @guarded_transition
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Answer frames and stream the twist."""
+        session = self._session
+        if session is None or session.is_closed:
+            self.get_logger().error("the policy is being freed: clean up again, then configure.")
+            return FAILURE
+        result = super().on_activate(state)
+        if result is not SUCCESS:
+            return result
+        session.begin()
+        session.set_instruction(self._instruction)
+        self._stream_timer = self.create_timer(
+            1.0 / self._config.motion.stream_rate,
+            guarded_callback(self, self._stream),
+            self._stream_group,
+            clock=self._timer_clock,
+        )
+        self._publish_status()
+        return SUCCESS
+
+    @guarded_transition
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop: the last thing on the wire is a zero twist."""
+        self._stop_streaming()
+        if self._session is not None and not self._session.wait_until_idle():
+            self.get_logger().warning("the policy is still busy; its answer will be dropped.")
+        result = super().on_deactivate(state)
+        self._publish_status()
+        return result
+
+    @guarded_transition
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the policy and its memory; FAILURE while it is still busy."""
+        if not self._free():
+            self.get_logger().error("the policy is still busy; clean up again later.")
+            return FAILURE
+        self._rest(Verdict(State.UNCONFIGURED))
+        return super().on_cleanup(state)
+
+    @guarded_transition
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and free whatever state the node is in."""
+        self._stop_streaming()
+        self._free()
+        self._rest(Verdict(State.UNCONFIGURED, Reason.OK, "shut down."))
+        return super().on_shutdown(state)
+
+    @guarded_transition
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and free, so that configure can be tried again."""
+        self._stop_streaming()
+        self._free()
+        self._rest(Verdict(State.UNCONFIGURED, Reason.MODEL_ERROR, "a transition failed: see log."))
+        return SUCCESS
+
+    def _open_session(self, config: NodeConfig) -> Session:
+        log = self.get_logger()
+        policy = self._load(config.model)
+        for name, choice in policy.info.choices.items():
+            log.info(f"{name}: {choice}")
+        policy.self_test()
+        latency_s = measure_latency_s(policy, config.model.warmup_iterations)
+        if latency_s is not None:
+            log.info(f"one prediction takes {latency_s * 1000.0:.0f} ms")
+        warning = latency_warning(latency_s, config.timing)
+        if warning:
+            log.warning(warning)
+        decode, why = choose_decoder(config.inputs.image_transport)
+        log.info(f"images are decoded by {why}")
+        self._resting = Verdict(State.READY, Reason.OK, warning)
+        return Session(
+            policy,
+            config,
+            decode=decode,
+            clocks=Clocks(lambda: self.get_clock().now().nanoseconds, self._steady_s),
+            on_answer=self._out.answer,
+            log=log,
+        )
+
+    def _stop_streaming(self) -> None:
+        """End motion; afterwards only zero twists have left. Does nothing when inactive."""
+        if self._session is None or not self._session.is_active:
+            return
+        self.destroy_timer(self._stream_timer)
+        self._session.end()
+        for _ in range(LAST_ZEROS):
+            self._out.tick(Tick.zero())
+            time.sleep(1.0 / self._config.motion.stream_rate)
+        self._out.wait_for_last_twist()
+
+    def _free(self) -> bool:
+        """Drop the policy; return False when it is still computing."""
+        if self._session is not None:
+            if not self._session.close():
+                return False
+            self._session = None
+            gc.collect()  # the model sits in reference cycles; the GPU must be empty for the next
+            empty_gpu_cache()
+        return True
+
+    @property
+    def is_policy_stuck(self) -> bool:
+        """True when a thread still computes, so that the interpreter could not end by itself."""
+        return self._session is not None or self._resting.state is State.LOADING
+
+    def stop_for(self, detail: str) -> None:
+        """Stop the arm until ~/reset, because something broke."""
+        if self._session is not None:
+            self._session.fail(Reason.MODEL_ERROR, detail)
+
+    # Inputs -------------------------------------------------------------------------------------
+
+    def _on_image(self, message: Any) -> None:
+        session = self._session
+        if session is not None:
+            session.image(message)
+
+    def _on_instruction(self, message: String) -> None:
+        try:
+            self._set_instruction(check_instruction(message.data))
+        except InstructionError as error:
+            self.get_logger().warning(f"{error} '{self._instruction}' stays active.")
+
+    def _set_instruction(self, text: str) -> None:
+        if text == self._instruction:
+            return
+        self._instruction = text
+        if self._session is not None:
+            self._session.set_instruction(text)
+        self._out.instruction(text)
+        self._publish_status()
+
+    def _on_clock_jump(self, _: Any) -> None:
+        if self._session is not None:
+            self._session.clock_jumped()
+
+    def _on_parameters(self, changes: list[RosParameter]) -> SetParametersResult:
+        try:
+            is_unconfigured = self._resting.state is State.UNCONFIGURED
+            config = changed_config(self, changes, is_unconfigured=is_unconfigured)
+            if config is not None:
+                for change in changes:
+                    if change.name == "instruction":
+                        check_instruction(change.value)
+                self._use(config, {change.name for change in changes})
+        except OpenVLAError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _use(self, config: NodeConfig, changed: set[str]) -> None:
+        session = self._session
+        if session is not None:
+            if config.motion.motion_enabled and not self._config.motion.motion_enabled:
+                obstacle = session.obstacle_to_motion()
+                if obstacle:
+                    raise ConfigurationError(f"motion stays disabled: {obstacle}")
+            session.configure(config)
+            if isinstance(session.policy, MockPolicy):
+                session.policy.fault = config.model.mock_fault
+        self._config = config
+        if "instruction" in changed:
+            self._set_instruction(config.inputs.instruction)
+
+    def _stream(self) -> None:
+        session = self._session
+        if session is None or not session.is_active:
+            return
+        verdict = session.tick(self._out.tick)
+        if verdict.reason is Reason.MODEL_HANG:
+            self.fatal = verdict.detail
+        if self._out.is_news(verdict):
+            self._publish_status()
+
+    def _rest(self, verdict: Verdict) -> None:
+        self._resting = verdict
+        self._publish_status()
+
+    def _publish_status(self) -> None:
+        session = self._session
+        is_active = session is not None and session.is_active
+        verdict = session.verdict() if is_active else self._resting
+        self._out.status(verdict, session, self._instruction, self._steady_s())
+
+
+def _reason_of(error: Exception) -> Reason:
+    if isinstance(error, ConfigurationError):
+        return Reason.BAD_PARAMETER
+    return Reason.GPU_OOM if is_out_of_memory(error) else Reason.MODEL_ERROR
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; return the exit code."""
+    return run(OpenVLANode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,97 @@
+"""The parameter table of `config` as ROS parameters: declared, read, checked on change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, ParameterType
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+
+from openvla_ros.config import PARAMETERS, NodeConfig, refuse_unknown
+from openvla_ros.errors import ConfigurationError
+from openvla_ros.parameter import Parameter
+
+_TYPES = {
+    "bool": ParameterType.PARAMETER_BOOL,
+    "int": ParameterType.PARAMETER_INTEGER,
+    "double": ParameterType.PARAMETER_DOUBLE,
+    "string": ParameterType.PARAMETER_STRING,
+    "double_array": ParameterType.PARAMETER_DOUBLE_ARRAY,
+    "integer_array": ParameterType.PARAMETER_INTEGER_ARRAY,
+}
+# Declared by rclpy itself, or on its behalf.
+_OF_RCLPY = ("use_sim_time", "start_type_description_service", "qos_overrides.")
+
+
+def declare_parameters(node: Node) -> None:
+    """Declare every parameter with unit, range and meaning, as rqt and `ros2 param` show them."""
+    for name, parameter in PARAMETERS.items():
+        default = parameter.default
+        value = list(default) if isinstance(default, tuple) else default
+        node.declare_parameter(name, value, _descriptor(parameter))
+
+
+def read_config(node: Node) -> NodeConfig:
+    """Return the checked values of all parameters.
+
+    Raises:
+        ConfigurationError: A value is not usable, or the node was started with a parameter that it
+            does not have.
+    """
+    refuse_unknown(dict.fromkeys(_unknown_overrides(node)))
+    return NodeConfig.from_values(_current_values(node))
+
+
+def changed_config(
+    node: Node, changes: Iterable[RosParameter], *, is_unconfigured: bool
+) -> NodeConfig | None:
+    """Return the configuration after the given changes; None when none of them is ours.
+
+    Raises:
+        ConfigurationError: A new value is not usable, or may change only before configure.
+    """
+    ours = {p.name: p.value for p in changes if p.name in PARAMETERS}
+    if not ours:
+        return None
+    values = _current_values(node)
+    for name, value in ours.items():
+        parameter = PARAMETERS[name]
+        is_new = parameter.check(value) != parameter.check(values[name])
+        if is_new and parameter.only_unconfigured and not is_unconfigured:
+            raise ConfigurationError(
+                f"parameter '{name}' takes effect at configure: clean up, set it, configure again."
+            )
+    return NodeConfig.from_values({**values, **ours})
+
+
+def _current_values(node: Node) -> dict[str, Any]:
+    return {name: node.get_parameter(name).value for name in PARAMETERS}
+
+
+def _unknown_overrides(node: Node) -> list[str]:
+    # rclpy ignores names that nobody declares, so a misspelt limit would go unnoticed. It keeps the
+    # given values in this attribute, in all distributions, and offers no public way to see them.
+    given = getattr(node, "_parameter_overrides", {})
+    return [n for n in given if n not in PARAMETERS and not n.startswith(_OF_RCLPY)]
+
+
+def _descriptor(parameter: Parameter) -> ParameterDescriptor:
+    unit = f" [{parameter.unit}]" if parameter.unit else ""
+    when = " Takes effect at configure." if parameter.only_unconfigured else ""
+    descriptor = ParameterDescriptor(
+        name=parameter.name,
+        type=_TYPES[parameter.type_name],
+        description=f"{parameter.description}{unit}.{when}",
+        additional_constraints=parameter.range_text,
+        # `action_hz:=5` is an integer for ROS. It is accepted and converted by Parameter.check.
+        dynamic_typing=parameter.type_name == "double",
+    )
+    low, high = parameter.minimum, parameter.maximum
+    if low is not None and high is not None:
+        if parameter.type_name == "double":
+            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+        elif parameter.type_name == "int":
+            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
+    return descriptor

@@ -1,0 +1,78 @@
+"""Runs the node as a process: threads, signals, and a zero twist as the last word.
+
+rclpy's own signal handlers would close ROS first, so that nothing could be published any more. Here
+SIGINT and SIGTERM only set a flag; the node is then shut down while ROS still works.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+from rclpy.exceptions import ParameterException
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+# change_state while it loads, ~/predict_once while it waits, the stream, the images, all the rest.
+EXECUTOR_THREADS = 5
+POLL_S = 0.1  # a signal is noticed after at most so long
+EXIT_HUNG = 3
+
+
+def run(make_node: Callable[[], Any], args: list[str] | None) -> int:
+    """Spin the node until a signal or until it gives up; return the exit code.
+
+    0 after SIGINT or SIGTERM, 1 for unusable parameters, 3 when the policy hangs.
+    """
+    asked_to_stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked_to_stop.set())
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = make_node()
+    except ParameterException as error:
+        print(f"openvla_node: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 1
+    executor = MultiThreadedExecutor(num_threads=EXECUTOR_THREADS)
+    executor.add_node(node)
+    try:
+        while not asked_to_stop.is_set() and not node.fatal and rclpy.ok():
+            _spin_once(executor, node)
+    finally:
+        code = _shut_down(executor, node)
+    return code
+
+
+def _spin_once(executor: MultiThreadedExecutor, node: Any) -> None:
+    try:
+        executor.spin_once(timeout_sec=POLL_S)
+    except Exception as error:  # an arm may be moving: stop it, and stay to publish zeros
+        node.get_logger().error(traceback.format_exc())
+        node.stop_for(f"a callback failed: {error!r}")
+
+
+def _shut_down(executor: MultiThreadedExecutor, node: Any) -> int:
+    code = 0
+    if node.fatal:
+        node.get_logger().fatal(f"giving up: {node.fatal}")
+        code = EXIT_HUNG
+    try:
+        node.trigger_shutdown()
+    except Exception as error:  # in the middle of a transition, e.g. while a model loads
+        node.get_logger().warning(f"no orderly shutdown: {error}")
+    if node.is_policy_stuck:
+        # A thread is inside the model and cannot be ended; waiting for it could take minutes.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    executor.shutdown(timeout_sec=1.0)
+    node.destroy_node()
+    rclpy.try_shutdown()
+    return code

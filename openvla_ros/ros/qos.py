@@ -1,0 +1,33 @@
+"""Quality of service of every topic of the node, with the reason."""
+
+from __future__ import annotations
+
+from rclpy.duration import Duration
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+#: Camera: matches every publisher, and an old frame is worth nothing.
+IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+#: Instruction: volatile, because a latched subscriber would not hear `ros2 topic pub`.
+INSTRUCTION = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+
+#: Status and active instruction: who comes late sees the current one.
+LATCHED = QoSProfile(
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+
+#: Twist: reliable, because MoveIt Servo asks for it; a command older than Servo's own time-out of
+#: 0.1 s is not delivered any more.
+TWIST = QoSProfile(
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    lifespan=Duration(nanoseconds=100_000_000),
+)
+
+#: Gripper: the newest command counts.
+GRIPPER = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+
+#: Answers: wanted complete in a bag.
+ACTION = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
