@@ -7,6 +7,7 @@ touches no pixel. Threads: see `main` in process.py; the policy has a thread of 
 from __future__ import annotations
 
 import gc
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -84,6 +85,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         self._steady_s = steady_clock
         self._load = load
         self._session: Session | None = None
+        self._stopping = threading.Lock()
         self._config = NodeConfig()
         self._resting = Verdict(State.UNCONFIGURED)  # what the status says while inactive
         self._instruction = ""
@@ -185,7 +187,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
     @guarded_transition
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop: the last thing on the wire is a zero twist."""
-        self._stop_streaming()
+        self.stop_streaming()
         if self._session is not None and not self._session.wait_until_idle():
             self.get_logger().warning("the policy is still busy; its answer will be dropped.")
         result = super().on_deactivate(state)
@@ -204,7 +206,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
     @guarded_transition
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and free whatever state the node is in."""
-        self._stop_streaming()
+        self.stop_streaming()
         self._free()
         self._rest(Verdict(State.UNCONFIGURED, Reason.OK, "shut down."))
         return super().on_shutdown(state)
@@ -212,7 +214,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
     @guarded_transition
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and free, so that configure can be tried again."""
-        self._stop_streaming()
+        self.stop_streaming()
         self._free()
         self._rest(Verdict(State.UNCONFIGURED, Reason.MODEL_ERROR, "a transition failed: see log."))
         return SUCCESS
@@ -241,16 +243,18 @@ class OpenVLANode(LifecycleNodeMixin, Node):
             log=log,
         )
 
-    def _stop_streaming(self) -> None:
-        """End motion; afterwards only zero twists have left. Does nothing when inactive."""
-        if self._session is None or not self._session.is_active:
-            return
-        self.destroy_timer(self._stream_timer)
-        self._session.end()
-        for _ in range(LAST_ZEROS):
-            self._out.tick(Tick.zero())
-            time.sleep(1.0 / self._config.motion.stream_rate)
-        self._out.wait_for_last_twist()
+    def stop_streaming(self) -> None:
+        """End motion; the last twist that has left is zero. Does nothing when inactive."""
+        with self._stopping:  # who comes second waits until the zeros of the first are out
+            session = self._session
+            if session is None or not session.is_active:
+                return
+            self.destroy_timer(self._stream_timer)
+            session.end()
+            for _ in range(LAST_ZEROS):
+                self._out.tick(Tick.zero())
+                time.sleep(1.0 / self._config.motion.stream_rate)
+            self._out.wait_for_last_twist()
 
     def _free(self) -> bool:
         """Drop the policy; return False when it is still computing."""

@@ -64,6 +64,7 @@ def _shut_down(executor: MultiThreadedExecutor, node: Any) -> int:
         node.get_logger().fatal(f"giving up: {node.fatal}")
         code = EXIT_HUNG
     try:
+        node.stop_streaming()  # first, and in every state: no transition may get in between
         node.trigger_shutdown()
     except Exception as error:  # in the middle of a transition, e.g. while a model loads
         node.get_logger().warning(f"no orderly shutdown: {error}")
@@ -72,7 +73,11 @@ def _shut_down(executor: MultiThreadedExecutor, node: Any) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    executor.shutdown(timeout_sec=1.0)
+    executor.shutdown()
+    # rclpy leaves callbacks running in its thread pool, which would find the node destroyed.
+    pool = getattr(executor, "_executor", None)
+    if pool is not None:
+        pool.shutdown(wait=True)
     node.destroy_node()
     rclpy.try_shutdown()
     return code
