@@ -128,7 +128,7 @@ def test_a_gripper_that_has_nothing_to_do_is_not_called_silent() -> None:
 def test_the_image_age_grows_while_the_status_is_silent() -> None:
     state = MonitorState(NAMES)
     state.receive("status", status(image_age=0.5), 1.0)
-    assert texts(state, 1.0)["image age"] == "0.50 s"
+    assert texts(state, 1.4)["image age"] == "0.50 s"
     assert texts(state, 4.0)["image age"] == "3.50 s"
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from openvla_ros.ros.demo import DemoOptions
 
 NODE_NAME = "openvla_node"
+MAX_POLICY_RATE_HZ = 30.0  # the upper limit of the node parameter
 TINY_PROFILE, TINY_SEED, TINY_KEY = "tiny", 0, "bridge_orig"
 RANDOM_CAUTION = "The weights are random: the motion is meaningless. Only the pipeline is real."
 MOCK_CAUTION = "No network runs: every answer is the same preset action."
@@ -61,7 +62,8 @@ def choose_policy(options: DemoOptions, console: Console) -> DemoPolicy:
         "motion_enabled": True,
         "base_frame": "base_link",
         "speed_scale": 1.0,
-        "policy_rate": options.rate_hz,
+        # Twice the camera's: with equal rates an answer waits for the next slot, up to a period.
+        "policy_rate": min(MAX_POLICY_RATE_HZ, 2.0 * options.rate_hz),
     }
     if options.backend == "mock":
         parameters["unnorm_key"] = options.unnorm_key or TINY_KEY

@@ -120,8 +120,8 @@ class MonitorState:
         if reason != "OK" and status.detail:
             text += f": {status.detail}"
         stale = age > SILENT_AFTER_S
-        # The age grows while the status is silent: show what it is now, not what it was.
-        image_age = seconds(status.image_age + age)
+        # A status is up to half a second old by design; when it stays away, the image only ages.
+        image_age = seconds(status.image_age + (age if stale else 0.0))
         return [
             Row("state", text + (_silence(age) if stale else ""), "warn" if stale else level),
             Row("instruction", status.instruction or f"{DASH} none", "ok"),
