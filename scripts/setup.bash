@@ -51,17 +51,18 @@ imports() { "$1" -c "import $2" >/dev/null 2>&1; }
 
 # Sets ros_source: `wheels`, or the setup script of the ROS that is sourced; and base, the interpreter.
 choose_ros_and_python() {
-    local candidate
+    local candidate ROS_SOURCE=wheels BASE_PYTHON='' ROOT
     ros_source=wheels base=
-    if [ -r "$venv/openvla_ros.env" ] && [ -z "${AMENT_PREFIX_PATH:-}" ]; then
-        local ROS_SOURCE
+    # shellcheck source=/dev/null
+    if [ -r "$venv/openvla_ros.env" ]; then . "$venv/openvla_ros.env"; fi
+    if [ "$ROS_SOURCE" != wheels ] && [ -r "$ROS_SOURCE" ] && [ -z "${AMENT_PREFIX_PATH:-}" ]; then
+        set +eu
         # shellcheck source=/dev/null
-        . "$venv/openvla_ros.env"
-        # shellcheck source=/dev/null
-        if [ "$ROS_SOURCE" != wheels ] && [ -r "$ROS_SOURCE" ]; then set +eu; . "$ROS_SOURCE"; set -eu; fi
+        . "$ROS_SOURCE"
+        set -eu
     fi
     if [ -n "${ROS_DISTRO:-}" ] && [[ ":${AMENT_PREFIX_PATH:-}:" != *":$venv:"* ]]; then
-        for candidate in ${PYTHON:-/usr/bin/python3 python3}; do
+        for candidate in ${PYTHON:-$BASE_PYTHON /usr/bin/python3 python3}; do
             candidate=$(base_python "$candidate") || continue
             if is_suitable "$candidate" && imports "$candidate" rclpy; then
                 base=$candidate ros_source=$(sourced_setup_script)
