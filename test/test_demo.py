@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -16,12 +17,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from openvla_ros.config import NodeConfig
 from openvla_ros.control.states import Drop
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.ros.bag_file import BagFile, open_bag, typestore_for
 from openvla_ros.ros.child_processes import ChildProcesses, ProcessDiedError
 from openvla_ros.ros.demo_environment import demo_environment
+from openvla_ros.ros.demo_policy import choose_policy
 from openvla_ros.ros.demo_report import DemoReport, read_report, write_contact_sheet
 from openvla_ros.ros.monitor_view import enum_names
 
@@ -119,6 +123,10 @@ def test_the_demo_keeps_to_itself_unless_the_user_says_otherwise() -> None:
         (
             DemoReport({}, actions=5, answered=5, not_executed=Counter({int(Drop.STALE): 5})),
             r"None of 5 .*STALE \(5\).*--max-action-age",
+        ),
+        (
+            DemoReport({}, actions=5, answered=5, not_executed=Counter({Drop.MOTION_UNKNOWN: 5})),
+            "--params-file",
         ),
         (DemoReport({}, actions=5, answered=5, executed=5), "no twist"),
     ],
@@ -238,6 +246,58 @@ def test_a_bag_that_cannot_be_used_is_named(tmp_path) -> None:
     (tmp_path / "damaged" / "metadata.yaml").write_text("nonsense")
     with pytest.raises(ConfigurationError, match="damaged"):
         read_report(tmp_path / "damaged")
+
+
+# --- choice of the policy
+
+
+def choose(**options: object):
+    from openvla_ros.ros.demo import DemoOptions
+
+    return choose_policy(DemoOptions(**options), Console(quiet=True))
+
+
+@pytest.mark.ros
+def test_the_mock_needs_no_checkpoint_and_moves_a_mock_robot_at_full_speed() -> None:
+    policy = choose(backend="mock", rate_hz=4.0)
+    assert policy.parameters["motion_enabled"] is True
+    assert policy.parameters["speed_scale"] == 1.0
+    assert policy.parameters["policy_rate"] == 8.0
+    assert "preset" in policy.caution
+
+
+@pytest.mark.ros
+def test_every_parameter_of_the_demo_is_one_of_the_nodes(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("openvla_ros.ros.demo_policy.tiny_checkpoint", lambda _: tmp_path)
+    for options in ({"backend": "mock"}, {}, {"max_action_age_s": 9.0, "image_max_age_s": 2.0}):
+        NodeConfig.from_values(choose(**options).parameters)
+
+
+@pytest.mark.ros
+def test_wider_limits_are_said_and_the_users_come_last(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("openvla_ros.ros.demo_policy.tiny_checkpoint", lambda _: tmp_path)
+    own = tmp_path / "own.yaml"
+    own.write_text("openvla_node: {ros__parameters: {speed_scale: 0.25}}")
+    policy = choose(max_action_age_s=7.5, params_file=own)
+    assert policy.parameters["max_action_age"] == 7.5
+    assert policy.parameters["inference_timeout"] == 7.5
+    assert policy.parameters["speed_scale"] == 0.25
+    assert any("max_action_age 7.5 s" in note for note in policy.notes)
+    assert "random" in policy.caution
+
+
+@pytest.mark.ros
+def test_a_checkpoint_of_many_datasets_answers_bridge_frames_as_bridge(tmp_path) -> None:
+    """`CHECKPOINT=openvla-7b make demo` has 25 keys and sample frames of one of them."""
+    entry = {"action": {"q01": [-1.0] * 7, "q99": [1.0] * 7}}
+    stats = {"norm_stats": {"bridge_orig": entry, "kuka": entry}}
+    (tmp_path / "config.json").write_text(json.dumps(stats))
+    policy = choose(checkpoint=str(tmp_path), device="cpu")
+    assert policy.parameters["unnorm_key"] == "bridge_orig"
+    assert any("bridge_orig" in note for note in policy.notes)
+    assert policy.parameters["max_action_age"] == 60.0, "a real model on a CPU is very slow"
+    assert choose(checkpoint=str(tmp_path), bag=tmp_path).parameters["unnorm_key"] == ""
+    assert choose(checkpoint=str(tmp_path), unnorm_key="kuka").parameters["unnorm_key"] == "kuka"
 
 
 # --- the whole

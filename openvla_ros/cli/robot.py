@@ -49,7 +49,9 @@ def demo(
         ),
     ] = "",
     adapter: Annotated[str, typer.Option(help="PEFT adapter folder or hub id.")] = "",
-    unnorm_key: Annotated[str, typer.Option(help="Statistics key; see `openvla-ros keys`.")] = "",
+    unnorm_key: Annotated[
+        str, typer.Option(envvar="UNNORM_KEY", help="Statistics key; see `openvla-ros keys`.")
+    ] = "",
     quantization: Annotated[str, typer.Option(help="none, nf4 or bnb_int8.")] = "none",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     image_max_age: Annotated[
@@ -57,6 +59,9 @@ def demo(
     ] = None,
     max_action_age: Annotated[
         float | None, typer.Option(help="Seconds; widens the node's limit.")
+    ] = None,
+    params_file: Annotated[
+        Path | None, typer.Option(help="Node parameters that replace the demo's.")
     ] = None,
     backend: Annotated[
         str, typer.Option(hidden=True, help="openvla, or mock without torch.")
@@ -84,5 +89,6 @@ def demo(
             backend=backend,
             image_max_age_s=image_max_age,
             max_action_age_s=max_action_age,
+            params_file=params_file,
         )
         run_demo(options, Console())

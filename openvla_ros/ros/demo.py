@@ -56,6 +56,7 @@ class DemoOptions:
         backend: "openvla", or "mock" for machines without torch.
         image_max_age_s: Overrides the demo's choice; None keeps it.
         max_action_age_s: Overrides the demo's choice; None keeps it.
+        params_file: Node parameters that replace the demo's.
         load_timeout_s: How long loading may take.
     """
 
@@ -74,6 +75,7 @@ class DemoOptions:
     backend: str = "openvla"
     image_max_age_s: float | None = None
     max_action_age_s: float | None = None
+    params_file: Path | None = None
     load_timeout_s: float = 1800.0
 
 
@@ -140,7 +142,7 @@ def _drive(
             with spinning(driver, monitor):
                 lifecycle = LifecycleClient(driver, NODE_NAME)
                 _bring_up(lifecycle, monitor, children, options, console)
-                _wait_for_answer(monitor, children, options)
+                _wait_for_answer(monitor, children, policy)
                 show(monitor, console, options.duration_s, policy.title, children.check)
                 _wind_down(lifecycle, console)
         finally:
@@ -168,8 +170,8 @@ def _bring_up(
     console.print(f"The node is active after {time.monotonic() - begin:.1f} s.")
 
 
-def _wait_for_answer(monitor: MonitorNode, children: ChildProcesses, options: DemoOptions) -> None:
-    patience_s = FIRST_MESSAGES_S + (options.max_action_age_s or 0.0)
+def _wait_for_answer(monitor: MonitorNode, children: ChildProcesses, policy: DemoPolicy) -> None:
+    patience_s = FIRST_MESSAGES_S + policy.parameters["max_action_age"]
     deadline = time.monotonic() + patience_s
     while not (monitor.state.counts["action"] and monitor.state.counts["pose"]):
         children.check()
@@ -220,8 +222,8 @@ def _summarize(report: DemoReport, out: Path, console: Console) -> None:
     if report.latencies_s:
         ordered = sorted(report.latencies_s)
         console.print(
-            f"{report.actions} answers, {report.executed} executed, {report.token_sequences} "
-            f"different token sequences, median latency {ordered[len(ordered) // 2]:.2f} s, "
+            f"{report.actions} answers, {report.executed} executed, different token sequences: "
+            f"{report.token_sequences}, median latency {ordered[len(ordered) // 2]:.2f} s, "
             f"path of the end effector {100 * report.travelled_m:.1f} cm."
         )
     for name in ("bag", "contact_sheet.png", "logs"):

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from openvla_ros import __version__
+from openvla_ros.model.action_stats import read_norm_stats
+from openvla_ros.parameter_files import read_parameter_file
 
 if TYPE_CHECKING:
     from openvla_ros.ros.demo import DemoOptions
 
 NODE_NAME = "openvla_node"
 MAX_POLICY_RATE_HZ = 30.0  # the upper limit of the node parameter
-TINY_PROFILE, TINY_SEED, TINY_KEY = "tiny", 0, "bridge_orig"
+SAMPLE_KEY = "bridge_orig"  # sample frames and tiny checkpoint are those of this dataset
+TINY_PROFILE, TINY_SEED = "tiny", 0
 RANDOM_CAUTION = "The weights are random: the motion is meaningless. Only the pipeline is real."
 MOCK_CAUTION = "No network runs: every answer is the same preset action."
 
@@ -57,6 +60,7 @@ def choose_policy(options: DemoOptions, console: Console) -> DemoPolicy:
         OpenVLAError: The tiny checkpoint cannot be built, for example without torch.
     """
     timing = dict(RELAXED)
+    notes: list[str] = []
     parameters: dict[str, Any] = {
         "backend": options.backend,
         "motion_enabled": True,
@@ -66,16 +70,25 @@ def choose_policy(options: DemoOptions, console: Console) -> DemoPolicy:
         "policy_rate": min(MAX_POLICY_RATE_HZ, 2.0 * options.rate_hz),
     }
     if options.backend == "mock":
-        parameters["unnorm_key"] = options.unnorm_key or TINY_KEY
+        parameters["unnorm_key"] = options.unnorm_key or SAMPLE_KEY
         title, caution = "OpenVLA demo: mock policy", MOCK_CAUTION
     elif options.checkpoint:
+        from openvla_ros.model.checkpoint import resolve_checkpoint
+
         timing = dict(VERY_SLOW) if _runs_on_cpu(options.device) else timing
-        parameters |= _checkpoint_parameters(options, options.checkpoint)
+        checkpoint = resolve_checkpoint(options.checkpoint)
+        parameters |= _checkpoint_parameters(options, str(checkpoint))
+        if not options.unnorm_key and not options.bag and _may_use_bridge_key(checkpoint):
+            parameters["unnorm_key"] = SAMPLE_KEY
+            notes.append(
+                f"statistics key {SAMPLE_KEY}, because the sample frames are BridgeData's; "
+                "--unnorm-key chooses another."
+            )
         title, caution = f"OpenVLA demo: {options.checkpoint}", ""
     else:
         checkpoint = tiny_checkpoint(console)
         parameters |= _checkpoint_parameters(options, str(checkpoint))
-        parameters["unnorm_key"] = options.unnorm_key or TINY_KEY
+        parameters["unnorm_key"] = options.unnorm_key or SAMPLE_KEY
         title, caution = "OpenVLA demo: tiny checkpoint with random weights", RANDOM_CAUTION
     if options.image_max_age_s is not None:
         timing["image_max_age"] = options.image_max_age_s
@@ -84,8 +97,12 @@ def choose_policy(options: DemoOptions, console: Console) -> DemoPolicy:
         timing["inference_timeout"] = max(timing["inference_timeout"], options.max_action_age_s)
     parameters |= timing
     listed = ", ".join(f"{name} {value:g} s" for name, value in timing.items())
-    notes = (f"time limits are wider than on a robot: {listed}.",)
-    return DemoPolicy(title, caution, notes, parameters)
+    notes.append(f"time limits are wider than on a robot: {listed}.")
+    if options.params_file is not None:
+        given = read_parameter_file(options.params_file)
+        parameters |= given
+        notes.append(f"from {options.params_file}: {', '.join(given)}.")
+    return DemoPolicy(title, caution, tuple(notes), parameters)
 
 
 def tiny_checkpoint(console: Console) -> Path:
@@ -122,6 +139,11 @@ def _checkpoint_parameters(options: DemoOptions, checkpoint: str) -> dict[str, A
         "quantization": options.quantization,
         "device": options.device,
     }
+
+
+def _may_use_bridge_key(checkpoint: Path) -> bool:
+    keys = read_norm_stats(checkpoint)
+    return len(keys) > 1 and SAMPLE_KEY in keys
 
 
 def _runs_on_cpu(device: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from openvla_ros.control.states import Drop
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.evaluation.contact_sheet import SheetStep, draw_contact_sheet, pick_evenly
 from openvla_ros.ros.bag_file import IMAGE_TYPES, open_bag, picture_to_rgb
@@ -19,6 +20,13 @@ ACTION_TYPE = "openvla_ros/msg/VLAAction"
 TWIST_TYPE = "geometry_msgs/msg/TwistStamped"
 POSE_TYPE = "geometry_msgs/msg/PoseStamped"
 SHEET_CARDS = 12
+HINTS = {
+    Drop.STALE: "On a slow machine allow older answers with --max-action-age.",
+    Drop.MOTION_UNKNOWN: "Nothing is published about what this statistics key's actions mean: "
+    "say it in a parameter file and give that with --params-file.",
+    Drop.INVALID_TOKEN: "The model answers with ids that are no actions: is it an OpenVLA "
+    "fine-tune, and the instruction in plain language?",
+}
 
 
 @dataclass
@@ -58,9 +66,11 @@ class DemoReport:
                 f"{drop_reasons.get(reason, reason)} ({count})"
                 for reason, count in self.not_executed.most_common()
             )
+            hints = {hint for reason, hint in HINTS.items() if self.not_executed[reason]}
             found.append(
-                f"None of {self.actions} answers was executed: {reasons}. On a slow machine allow "
-                "older answers with --max-action-age."
+                " ".join(
+                    [f"None of {self.actions} answers was executed: {reasons}.", *sorted(hints)]
+                )
             )
         elif not self.moving_twists:
             found.append("Answers were executed, but no twist moved the robot.")
