@@ -45,7 +45,7 @@ def write_bag(path: Path, messages: list[tuple[float, str, str, object]]) -> Pat
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connections = {
             topic: writer.add_connection(topic, kind, typestore=STORE)
-            for topic, kind in {(topic, kind) for _, topic, kind, _ in messages}
+            for topic, kind in {topic: kind for _, topic, kind, _ in messages}.items()
         }
         for seconds, topic, kind, message in messages:
             raw = STORE.serialize_cdr(message, kind)

@@ -179,7 +179,7 @@ def _draw_numbers(draw: ImageDraw.ImageDraw, step: SheetStep, x: int, y: int) ->
     if opening > 0:
         draw.rectangle((x + 55, y + 4, x + 55 + round(64 * opening), y + 13), fill=MOVE)
     word = "unknown" if not known else "open" if opening >= 0.5 else "closed"
-    draw.text((x + 126, y), word, INK, font=_font(13))
+    draw.text((x + 126, y), word, INK, font=_font(12))
     y += 23
     validity = ("valid tokens", GOOD) if step.is_valid else ("INVALID TOKENS", BAD)
     draw.text((x, y), validity[0], validity[1], font=_font(13))

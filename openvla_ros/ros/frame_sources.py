@@ -180,7 +180,7 @@ def shared_data_folder() -> Path | None:
 
 
 def _choose_topic(path: Path, what: str, wanted: str, available: list[str]) -> str:
-    listing = ", ".join(available) or "none"
+    listing = ", ".join(sorted(available)) or "none"
     if wanted:
         if wanted not in available:
             raise ConfigurationError(
