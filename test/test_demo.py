@@ -421,5 +421,5 @@ def test_the_whole_demo_runs_the_embedded_policy_for_its_20_seconds(tmp_path) ->
     assert result.returncode == 0, result.stdout + result.stderr
     report = read_report(tmp_path / "out" / "bag")
     assert report.executed >= 20
-    assert report.token_sequences >= 5, report.token_sequences
+    assert report.token_sequences >= 3, report.token_sequences
     assert "weights are random" in " ".join(result.stdout.split())
