@@ -43,13 +43,16 @@ _ovr_load() {
         if [ -n "$PYTHONPATH" ]; then export PYTHONPATH; else unset PYTHONPATH; fi
         # shellcheck source=/dev/null
         . "$_ovr_venv/setup.$_ovr_shell"
-    elif [ -z "${AMENT_PREFIX_PATH:-}" ]; then
         # shellcheck source=/dev/null
-        . "${ROS_SOURCE%.*}.$_ovr_shell"
+        . "$_ovr_root/install/local_setup.$_ovr_shell"
+    else
+        # setup, not local_setup: it also sources the workspaces that were sourced during set-up.
+        # shellcheck source=/dev/null
+        [ -n "${AMENT_PREFIX_PATH:-}" ] || . "${ROS_SOURCE%.*}.$_ovr_shell"
+        # shellcheck source=/dev/null
+        . "$_ovr_root/install/setup.$_ovr_shell"
     fi
-    unset ROS_SOURCE
-    # shellcheck source=/dev/null
-    . "$_ovr_root/install/local_setup.$_ovr_shell"
+    unset ROS_SOURCE ROOT BASE_PYTHON
 
     export VIRTUAL_ENV=$_ovr_venv
     export COLCON_DEFAULTS_FILE=$_ovr_venv/colcon-defaults.yaml
