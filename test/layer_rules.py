@@ -47,7 +47,9 @@ NOT_IN_CONTROL = set(
 )
 FILE_CALLS = {"open", "load", "save", "savez", "loadtxt", "savetxt", "fromfile", "tofile", "memmap"}
 
-UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
+# Of pickle itself the exceptions may be named: `torch.load(weights_only=True)` raises them.
+PICKLE_EXCEPTIONS = {"PickleError", "UnpicklingError"}
+UNSAFE_MODULES = {"cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
 VAGUE_NAMES = ("utils", "util", "helpers", "helper", "common", "misc")
 RESERVED_NAMES = ("msg", "srv", "action")  # the generated interfaces live there
 MAX_FILE_LINES = 400
@@ -323,9 +325,16 @@ def nothing_runs_code_from_a_checkpoint(modules: list[Module]) -> list[str]:
         for imp in m.imports:
             if imp.target.split(".")[0] in UNSAFE_MODULES:
                 found.append(f"{m.at(imp.line)}: imports {imp.target}, which runs what it reads")
+            if imp.target.startswith("pickle.") and imp.target[7:] not in PICKLE_EXCEPTIONS:
+                found.append(f"{m.at(imp.line)}: imports {imp.target}, which runs what it reads")
         for node in ast.walk(m.tree):
             if isinstance(node, ast.Call):
                 found += [f"{m.at(node.lineno)}: {fault}" for fault in _unsafe_call(node)]
+            elif isinstance(node, ast.alias) and node.name == "pickle" and node.asname:
+                found.append(f"{m.at(node.lineno)}: pickle under the name {node.asname}")
+            elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle":
+                if node.attr not in PICKLE_EXCEPTIONS:
+                    found.append(f"{m.at(node.lineno)}: pickle.{node.attr} runs what it reads")
     return found
 
 

@@ -111,7 +111,18 @@ PLANTED = [
         {"policy.py": "torch.load(f, map_location='cpu')"},
         "weights_only",
     ),
-    (rules.nothing_runs_code_from_a_checkpoint, {"policy.py": "import pickle"}, "pickle"),
+    (
+        rules.nothing_runs_code_from_a_checkpoint,
+        {"policy.py": "import pickle\nx = pickle.load(f)"},
+        "pickle.load",
+    ),
+    (
+        rules.nothing_runs_code_from_a_checkpoint,
+        {"policy.py": "from pickle import Unpickler"},
+        "pickle.Unpickler",
+    ),
+    (rules.nothing_runs_code_from_a_checkpoint, {"policy.py": "import pickle as p"}, "name p"),
+    (rules.nothing_runs_code_from_a_checkpoint, {"policy.py": "import dill"}, "dill"),
     (
         rules.nothing_runs_code_from_a_checkpoint,
         {"policy.py": "np.load(f, allow_pickle=flag)"},
@@ -140,7 +151,8 @@ ALLOWED = {
     "errors.py": "",
     "types.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import policy",
     "control/a.py": "import math\nimport numpy as np\nfrom ..types import Policy\nrobot.load()",
-    "model/net.py": "import torch\ntorch.load(f, weights_only=True)",
+    "model/net.py": "import pickle, torch\ntry: torch.load(f, weights_only=True)\n"
+    "except pickle.UnpicklingError: pass",
     "mock_policy.py": "from openvla_ros import __version__, types",
     "policy.py": "from .model import net\nload(x, trust_remote_code=False)",
     "ros/node.py": "import rclpy\nfrom ..msg import VLAAction\ndef f():\n    from .. import policy",
