@@ -99,6 +99,10 @@ PROFILES = tuple(_PROFILES)
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 #: How far action ids stand out, so that the argmax over 32064 random logits is one of them.
 _ACTION_LOGIT_GAIN = 4.0
+#: How far queries and keys stand out. At 1 attention is nearly a mean over the image, and many
+#: images get the same answer.
+_ATTENTION_GAIN = 2.0
+_ATTENTION_KEYS = ("q_proj.weight", "k_proj.weight")
 
 
 def build_checkpoint(profile: str, out: Path, seed: int = 0) -> Path:
@@ -161,6 +165,8 @@ def random_tensor(key: str, shape: Shape, config: OpenVLAConfig, seed: int) -> t
     generator = torch.Generator().manual_seed(seed ^ zlib.crc32(key.encode()))
     fan_in = 1 if key.endswith("embed_tokens.weight") else math.prod(shape[1:])
     tensor = torch.randn(shape, generator=generator).mul_(1 / math.sqrt(fan_in))
+    if key.endswith(_ATTENTION_KEYS):
+        tensor *= _ATTENTION_GAIN
     if key.endswith("lm_head.weight"):
         end = config.action_vocab_size
         tensor[end - config.n_action_bins : end] *= _ACTION_LOGIT_GAIN
