@@ -35,13 +35,12 @@ def read_parameter_file(path: str | Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         (node,) = content.values()
-        tree = node["ros__parameters"]
+        values = dict(_flatten(node["ros__parameters"], ""))
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"{path} is not a parameter file of openvla_node (expected one node with "
             f"ros__parameters): {error!r}"
         ) from error
-    values = dict(_flatten(tree, ""))
     refuse_unknown(values)
     return {name: PARAMETERS[name].check(value) for name, value in values.items()}
 

@@ -1,0 +1,164 @@
+"""One thread, one slot: the newest job wins, nothing queues, and the end is bounded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from openvla_ros.ros.worker import InferenceWorker
+
+PATIENCE_S = 10.0  # only ever waited for by a test that fails
+
+
+class Desk:
+    """Handles jobs one by one, each when the test says so."""
+
+    def __init__(self) -> None:
+        self.started: list[object] = []
+        self._permits = threading.Semaphore(0)
+        self._changed = threading.Condition()
+
+    def handle(self, job: object) -> None:
+        with self._changed:
+            self.started.append(job)
+            self._changed.notify_all()
+        assert self._permits.acquire(timeout=PATIENCE_S)
+        if isinstance(job, Exception):
+            raise job
+
+    def finish(self, jobs: int = 1) -> None:
+        self._permits.release(jobs)
+
+    def wait_started(self, count: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.started) >= count, PATIENCE_S)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+def make(desk: Desk) -> Iterator[Callable[..., InferenceWorker]]:
+    workers: list[InferenceWorker] = []
+
+    def build(**options: object) -> InferenceWorker:
+        workers.append(InferenceWorker(desk.handle, **options))
+        return workers[-1]
+
+    yield build
+    desk.finish(1000)
+    assert all(worker.close(PATIENCE_S) for worker in workers)
+
+
+def test_the_newest_job_pushes_out_the_one_that_waits(desk: Desk, make: Callable) -> None:
+    worker = make()
+    assert worker.offer("a") is None
+    desk.wait_started(1)
+    assert worker.offer("b") is None
+    assert worker.offer("c") == "b"
+    assert worker.offer("d") == "c"
+    desk.finish(2)
+    assert worker.wait_until_idle(PATIENCE_S)
+    assert desk.started == ["a", "d"]
+
+
+def test_every_job_is_handled_or_handed_back(desk: Desk, make: Callable) -> None:
+    worker = make()
+    desk.finish(1000)
+    pushed_out = [worker.offer(k) for k in range(500)]
+    assert worker.wait_until_idle(PATIENCE_S)
+    returned = [job for job in pushed_out if job is not None]
+    assert sorted(desk.started + returned) == list(range(500))
+    assert desk.started == sorted(desk.started)
+
+
+def test_an_urgent_job_is_next_and_is_not_pushed_out(desk: Desk, make: Callable) -> None:
+    worker = make()
+    worker.offer("a")
+    desk.wait_started(1)
+    worker.offer("b")
+    assert worker.offer_urgent("urgent")
+    assert not worker.offer_urgent("too many")
+    assert worker.offer("c") == "b"
+    desk.finish(3)
+    assert worker.wait_until_idle(PATIENCE_S)
+    assert desk.started == ["a", "urgent", "c"]
+
+
+def test_clear_hands_back_what_waits(desk: Desk, make: Callable) -> None:
+    worker = make()
+    worker.offer("a")
+    desk.wait_started(1)
+    worker.offer("b")
+    worker.offer_urgent("urgent")
+    assert worker.clear() == ["urgent", "b"]
+    desk.finish()
+    assert worker.wait_until_idle(PATIENCE_S)
+    assert desk.started == ["a"]
+
+
+def test_busy_since_is_the_beginning_of_the_job(desk: Desk, make: Callable) -> None:
+    worker = make(clock=lambda: 42.0)
+    assert worker.busy_since_s is None
+    worker.offer("a")
+    desk.wait_started(1)
+    assert worker.busy_since_s == 42.0
+    desk.finish()
+    assert worker.wait_until_idle(PATIENCE_S)
+    assert worker.busy_since_s is None
+
+
+def test_the_interval_between_beginnings_is_kept(desk: Desk, make: Callable) -> None:
+    """policy_rate limits the load on the GPU; the frame that is taken then is the newest."""
+    now = [100.0]
+    worker = make(min_interval_s=0.001, clock=lambda: now[0])
+    desk.finish(10)
+    worker.offer("a")
+    assert worker.wait_until_idle(PATIENCE_S)
+    worker.offer("b")  # the clock stands still: too early
+    assert worker.offer("c") == "b"
+    assert desk.started == ["a"]
+    now[0] += 0.002
+    assert worker.wait_until_idle(PATIENCE_S)
+    assert desk.started == ["a", "c"]
+
+
+def test_a_job_that_raises_is_reported_and_the_next_one_is_done(
+    desk: Desk, make: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: reported.append(args.exc_value))
+    worker, error = make(), ValueError("broken")
+    desk.finish(2)
+    worker.offer(error)
+    assert worker.wait_until_idle(PATIENCE_S)
+    worker.offer("next")
+    assert worker.wait_until_idle(PATIENCE_S)
+    assert desk.started == [error, "next"]
+    assert reported == [error]
+
+
+def test_close_is_bounded_when_a_job_hangs(desk: Desk, make: Callable) -> None:
+    worker = make()
+    worker.offer("hangs")
+    desk.wait_started(1)
+    assert worker.close(0.01) is False
+    assert worker.offer("late") == "late", "a closed worker hands every job back"
+    assert not worker.offer_urgent("late")
+    desk.finish()
+    assert worker.close(PATIENCE_S) is True
+    assert desk.started == ["hangs"]
+
+
+def test_closing_leaks_no_thread(desk: Desk, make: Callable) -> None:
+    before = threading.active_count()
+    desk.finish(1000)
+    for _ in range(20):
+        worker = make()
+        worker.offer("a")
+        assert worker.close(PATIENCE_S)
+    assert threading.active_count() == before
