@@ -332,10 +332,14 @@ def nothing_runs_code_from_a_checkpoint(modules: list[Module]) -> list[str]:
                 found += [f"{m.at(node.lineno)}: {fault}" for fault in _unsafe_call(node)]
             elif isinstance(node, ast.alias) and node.name == "pickle" and node.asname:
                 found.append(f"{m.at(node.lineno)}: pickle under the name {node.asname}")
-            elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle":
-                if node.attr not in PICKLE_EXCEPTIONS:
-                    found.append(f"{m.at(node.lineno)}: pickle.{node.attr} runs what it reads")
+            elif _is_pickle_function(node):
+                found.append(f"{m.at(node.lineno)}: {ast.unparse(node)} runs what it reads")
     return found
+
+
+def _is_pickle_function(node: ast.AST) -> bool:
+    is_of_pickle = isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle"
+    return is_of_pickle and node.attr not in PICKLE_EXCEPTIONS
 
 
 def _unsafe_call(call: ast.Call) -> Iterator[str]:
