@@ -218,7 +218,7 @@ install_cpu_torch() {
         "Choose one:" \
         "  * follow PyTorch's installation page (Linux, pip, CPU): set PIP_EXTRA_INDEX_URL to the address it" \
         "    shows, then: make setup" \
-        "  * TORCH_SPEC='torch @ file:///path/to/torch.whl' make setup" \
+        "  * TORCH_SPEC=/path/to/torch-2.13.0+cpu-....whl make setup" \
         "  * OPENVLA_ALLOW_CUDA_TORCH=1 make setup     (large, works without a GPU)" \
         "  * TORCH_SPEC=skip make setup                (mock policy only)" \
         "If that is not the cause, the end of $log says more:" "$(tail -n 6 "$log")"
