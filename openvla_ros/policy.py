@@ -35,7 +35,12 @@ from openvla_ros.model.image_options import ImageOptions
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
 from openvla_ros.model.processing import OpenVLAProcessor
 from openvla_ros.model.prompts import prompt_form
-from openvla_ros.model.runtime_choices import choose_device, choose_dtype
+from openvla_ros.model.runtime_choices import (
+    choose_attention,
+    choose_device,
+    choose_dtype,
+    explain_quantization,
+)
 from openvla_ros.types import PRIMARY, ActionSpec, Observation, PolicyInfo, Prediction
 
 ADAPTER_MODES = ("auto", "merge", "attach")
@@ -114,9 +119,12 @@ class OpenVLAPolicy:
         if unnorm_key or len(norm_stats) == 1:
             unnorm_key = resolve_unnorm_key(norm_stats, unnorm_key)
         processor = OpenVLAProcessor.from_pretrained(folder, prompt_form(config.llm_backbone_id))
+        why_options = "stored with the checkpoint"
         if image_options is not None:
             processor.image_processor.options = image_options
+            why_options = "requested"
         merge = _merges(adapter_mode, quantization)
+        attention, why_attention = choose_attention(attn_implementation)
         where, why_where = choose_device(device)
         number, why_number = choose_dtype(dtype, where, stored_parameters(folder))
         model = load_model(
@@ -125,19 +133,17 @@ class OpenVLAPolicy:
             device=where,
             dtype=number,
             quantization=quantization,
-            attn_implementation=attn_implementation,
+            attn_implementation=attention,
         )
         if adapter_dir:
             model = load_adapter(model, adapter_dir, merge=merge)
         choices = {
             "device": f"{where}: {why_where}",
             "dtype": f"{str(number).removeprefix('torch.')}: {why_number}",
-            "attention": f"{attn_implementation}: needs no extra library"
-            if attn_implementation == "sdpa"
-            else f"{attn_implementation}: requested",
-            "quantization": f"{quantization}: requested",
+            "attention": f"{attention}: {why_attention}",
+            "quantization": f"{quantization}: {explain_quantization(quantization)}",
             "adapter": _adapter_choice(adapter, merge),
-            "image path": f"{processor.image_processor.options}",
+            "image path": f"{processor.image_processor.options}: {why_options}",
         }
         info = PolicyInfo(str(checkpoint), revision or "", unnorm_key or "", quantization, choices)
         return cls(model, processor, norm_stats, info)

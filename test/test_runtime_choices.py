@@ -9,6 +9,7 @@ from openvla_ros.errors import ConfigurationError, DependencyError, DeviceError
 from openvla_ros.model import runtime_choices
 from openvla_ros.model.runtime_choices import (
     available_ram_bytes,
+    choose_attention,
     choose_device,
     choose_dtype,
     quantization_config,
@@ -73,3 +74,9 @@ def test_free_memory_is_zero_where_the_system_cannot_tell(monkeypatch: pytest.Mo
     monkeypatch.setattr(runtime_choices.os, "sysconf", unknown)
     assert available_ram_bytes() == 0
     assert choose_dtype("auto", CPU, parameters=10**15)[0] is torch.float32
+
+
+def test_an_unknown_attention_is_refused_with_the_known_ones() -> None:
+    assert choose_attention()[0] == "sdpa"
+    with pytest.raises(ConfigurationError, match="sdpa, eager"):
+        choose_attention("flash_attention_2")

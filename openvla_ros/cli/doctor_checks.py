@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from openvla_ros import __version__
 from openvla_ros.cli.keys import local_folder
@@ -84,7 +84,12 @@ def hardware_findings() -> list[Finding]:
 def choice_findings(parameters: int = 0) -> list[Finding]:
     """Return device, number format and attention as the policy would choose them, with reasons."""
     try:
-        from openvla_ros.model.runtime_choices import choose_device, choose_dtype
+        from openvla_ros.model.runtime_choices import (
+            choose_attention,
+            choose_device,
+            choose_dtype,
+            explain_quantization,
+        )
     except ImportError as error:
         reason = f"{error.name} is not installed; backend:=mock still works"
         return [Finding("choices", "device", "none", reason, "problem")]
@@ -93,10 +98,8 @@ def choice_findings(parameters: int = 0) -> list[Finding]:
     return [
         Finding("choices", "device", str(device), why_device),
         Finding("choices", "dtype", str(dtype).removeprefix("torch."), why_dtype),
-        Finding("choices", "attention", "sdpa", "part of torch; fuses on every device"),
-        Finding(
-            "choices", "quantization", "none", "never chosen by itself: it changes the answers"
-        ),
+        Finding("choices", "attention", *choose_attention()),
+        Finding("choices", "quantization", "none", explain_quantization()),
     ]
 
 
@@ -126,7 +129,7 @@ def memory_needed(shapes: dict[str, tuple[int, ...]], full_bytes: int) -> dict[s
         shapes: Key to shape of every tensor.
         full_bytes: Bytes per weight that is not quantised.
     """
-    counts = {key: _product(shape) for key, shape in shapes.items()}
+    counts = {key: math.prod(shape) for key, shape in shapes.items()}
     quantized = sum(
         count
         for key, count in counts.items()
@@ -164,7 +167,7 @@ def _weight_findings(checkpoint: str, folder: Path) -> Iterator[Finding]:
         f"{on_disk / GIB:.2f} GiB of weights, {free_disk / GIB:.1f} GiB of the disk are free",
     )
     verify_keys(folder, expected_shapes(config), config)
-    parameters = sum(_product(shape) for shape in shapes.values())
+    parameters = sum(math.prod(shape) for shape in shapes.values())
     yield Finding("checkpoint", "weights", f"{parameters:,} in {len(shapes)} tensors", "all fit")
     device, _ = choose_device("auto")
     dtype, _ = choose_dtype("auto", device, parameters)
@@ -193,13 +196,6 @@ def _statistics_findings(folder: Path) -> Iterator[Finding]:
         reason = f"unknown for motion: {', '.join(unknown)}" if unknown else "enough known to move"
         level = "warn" if unknown else "ok"
         yield Finding("statistics", key, f"from {stats.source}", reason, level)
-
-
-def _product(shape: Any) -> int:
-    result = 1
-    for size in shape:
-        result *= int(size)
-    return result
 
 
 def _version(name: str) -> str | None:

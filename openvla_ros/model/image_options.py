@@ -66,6 +66,10 @@ class ImageOptions:
         """Return the form that `from_dict` reads."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        steps = [name for name, is_on in self.to_dict().items() if is_on]
+        return ", then ".join(steps) or "as the camera gives it"
+
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Return what the processor gets: (H, W, 3) uint8 RGB to (H', W', 3) uint8 RGB."""
         if self.rotate_180:

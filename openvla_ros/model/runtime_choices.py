@@ -21,6 +21,10 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_ATTENTIONS = {
+    "sdpa": "part of torch, fused on every device",
+    "eager": "requested; slower, for comparison",
+}
 _FULL_PRECISION_SHARE_OF_RAM = 0.8
 
 
@@ -78,6 +82,26 @@ def choose_dtype(dtype: str, device: torch.device, parameters: int = 0) -> tuple
             f"float32 weights need {needed / 2**30:.1f} GiB, {ram / 2**30:.1f} GiB are free"
         )
     return torch.float32, "exact on a CPU, where bfloat16 is no faster"
+
+
+def choose_attention(attn_implementation: str = "sdpa") -> tuple[str, str]:
+    """Return the attention of the language model, and why.
+
+    Raises:
+        ConfigurationError: Not one that is supported.
+    """
+    if attn_implementation not in _ATTENTIONS:
+        raise ConfigurationError(
+            f"attn_implementation {attn_implementation!r} is unknown; use {', '.join(_ATTENTIONS)}."
+        )
+    return attn_implementation, _ATTENTIONS[attn_implementation]
+
+
+def explain_quantization(quantization: str = "none") -> str:
+    """Return why the weights have the form they have."""
+    if quantization == "none":
+        return "never quantised unasked: it changes the answers"
+    return "requested; linear layers of the language model, by bitsandbytes"
 
 
 def quantization_config(quantization: str, compute_dtype: torch.dtype) -> Any | None:
