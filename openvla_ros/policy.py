@@ -103,7 +103,8 @@ class OpenVLAPolicy:
             revision: Hub commit.
             local_files_only: Never reach for the network.
             attn_implementation: Of the language model: "sdpa" or "eager".
-            image_options: Replaces the camera path stored in the checkpoint.
+            image_options: Steps of the camera path to add to those stored with the checkpoint,
+                for fine-tunes whose folder does not say how their images were made.
 
         Raises:
             CheckpointError: Something is missing, damaged or does not fit; nothing was loaded.
@@ -121,8 +122,8 @@ class OpenVLAPolicy:
         processor = OpenVLAProcessor.from_pretrained(folder, prompt_form(config.llm_backbone_id))
         why_options = "stored with the checkpoint"
         if image_options is not None:
-            processor.image_processor.options = image_options
-            why_options = "requested"
+            processor.image_processor.options |= image_options
+            why_options = "stored with the checkpoint or requested"
         merge = _merges(adapter_mode, quantization)
         attention, why_attention = choose_attention(attn_implementation)
         where, why_where = choose_device(device)

@@ -96,6 +96,12 @@ def test_rotation_turns_both_axes() -> None:
     assert np.array_equal(rotate_180(pixels), pixels[::-1, ::-1])
 
 
+def test_options_add_up() -> None:
+    both = ImageOptions(center_crop=True) | ImageOptions(lanczos3=True)
+    assert both == ImageOptions(center_crop=True, lanczos3=True)
+    assert str(both) == "lanczos3, then center_crop"
+
+
 def test_no_options_leave_the_image_alone(reference_dir: Path) -> None:
     pixels = image(reference_dir, "img2_224")
     assert ImageOptions().apply(pixels) is pixels

@@ -138,7 +138,7 @@ def test_with_several_statistics_one_must_be_chosen(
     assert chosen.predict_action(image, INSTRUCTION).unnorm_key == "mine"
 
 
-def test_options_given_at_load_replace_the_stored_ones(
+def test_image_options_given_at_load_are_applied(
     reference_checkpoints: Path, image: np.ndarray
 ) -> None:
     options = ImageOptions(lanczos3=True, center_crop=True)
@@ -148,7 +148,9 @@ def test_options_given_at_load_replace_the_stored_ones(
     assert policy.predict_action(image, INSTRUCTION).token_ids == (
         plain.predict_action(cropped, INSTRUCTION).token_ids
     )
-    assert policy.info.choices["image path"] == "lanczos3, then center_crop: requested"
+    assert policy.info.choices["image path"] == (
+        "lanczos3, then center_crop: stored with the checkpoint or requested"
+    )
 
 
 def test_every_expensive_choice_has_a_reason(policies: dict) -> None:

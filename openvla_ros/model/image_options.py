@@ -66,6 +66,11 @@ class ImageOptions:
         """Return the form that `from_dict` reads."""
         return asdict(self)
 
+    def __or__(self, other: ImageOptions) -> ImageOptions:
+        """Return the options with the steps of both."""
+        added = other.to_dict()
+        return ImageOptions(**{name: on or added[name] for name, on in self.to_dict().items()})
+
     def __str__(self) -> str:
         steps = [name for name, is_on in self.to_dict().items() if is_on]
         return ", then ".join(steps) or "as the camera gives it"
