@@ -149,6 +149,11 @@ def profile_config(profile: str) -> OpenVLAConfig:
     )
 
 
+def recipe_id() -> str:
+    """Return a name that changes whenever this file does: caches of its checkpoints use it."""
+    return f"{zlib.crc32(Path(__file__).read_bytes()):08x}"
+
+
 def copy_tokenizer(folder: Path) -> None:
     """Write the packaged tokenizer (Llama's layout of 32000 ids and <PAD>) into a folder."""
     source = resources.files("openvla_ros") / "resources" / "tokenizer"

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from openvla_ros import __version__
 from openvla_ros.model.action_stats import read_norm_stats
 from openvla_ros.parameter_files import read_parameter_file
 
@@ -106,12 +105,12 @@ def choose_policy(options: DemoOptions, console: Console) -> DemoPolicy:
 
 
 def tiny_checkpoint(console: Console) -> Path:
-    """Return the folder of the tiny random checkpoint, built once per version of this package."""
-    folder = cache_folder() / f"{TINY_PROFILE}-{__version__}-seed{TINY_SEED}"
+    """Return the folder of the tiny random checkpoint, built once per recipe."""
+    from openvla_ros.model.random_weights import build_checkpoint, recipe_id
+
+    folder = cache_folder() / f"{TINY_PROFILE}-{recipe_id()}-seed{TINY_SEED}"
     if (folder / "config.json").is_file():
         return folder
-    from openvla_ros.model.random_weights import build_checkpoint
-
     folder.parent.mkdir(parents=True, exist_ok=True)
     with console.status("building the tiny checkpoint (once) ..."):
         # Built aside and renamed: an interrupted first run leaves no half checkpoint behind.
