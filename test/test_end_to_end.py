@@ -34,7 +34,7 @@ def frames(shared: Path | None, count: int = 12) -> list[np.ndarray]:
             return [np.array(Picture.open(path).convert("RGB")) for path in files[::7][:count]]
     from openvla_ros.sim import table_scene
 
-    return [table_scene.render(index * 2.0) for index in range(count)]
+    return [table_scene.render(index * 0.7) for index in range(count)]
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_m
 _ACTION_LOGIT_GAIN = 4.0
 #: How far queries and keys stand out. At 1 attention is nearly a mean over the image, and many
 #: images get the same answer.
-_ATTENTION_GAIN = 2.0
+_ATTENTION_GAIN = 4.0
 _ATTENTION_KEYS = ("q_proj.weight", "k_proj.weight")
 
 
