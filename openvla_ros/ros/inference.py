@@ -79,15 +79,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def empty_gpu_cache() -> None:
     """Give cached GPU memory back, when this process uses a GPU."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    cuda = _cuda_in_use()
+    if cuda is not None:
+        cuda.empty_cache()
 
 
 def gpu_memory_bytes() -> tuple[int, int]:
     """Used and total memory of the current GPU; (0, 0) when this process uses none."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():  # asking must not occupy a GPU
+    cuda = _cuda_in_use()
+    if cuda is None:
         return 0, 0
-    free, total = torch.cuda.mem_get_info()
+    free, total = cuda.mem_get_info()
     return total - free, total
+
+
+def _cuda_in_use() -> Any | None:
+    """Return torch.cuda when this process occupies a GPU already; asking must not occupy one."""
+    # While another thread imports torch, the module is there and still lacks its parts.
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    is_initialized = getattr(cuda, "is_initialized", None)
+    return cuda if is_initialized is not None and is_initialized() else None
