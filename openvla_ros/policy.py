@@ -120,10 +120,8 @@ class OpenVLAPolicy:
         if unnorm_key or len(norm_stats) == 1:
             unnorm_key = resolve_unnorm_key(norm_stats, unnorm_key)
         processor = OpenVLAProcessor.from_pretrained(folder, prompt_form(config.llm_backbone_id))
-        why_options = "stored with the checkpoint"
         if image_options is not None:
             processor.image_processor.options |= image_options
-            why_options = "stored with the checkpoint or requested"
         merge = _merges(adapter_mode, quantization)
         attention, why_attention = choose_attention(attn_implementation)
         where, why_where = choose_device(device)
@@ -144,7 +142,7 @@ class OpenVLAPolicy:
             "attention": f"{attention}: {why_attention}",
             "quantization": f"{quantization}: {explain_quantization(quantization)}",
             "adapter": _adapter_choice(adapter, merge),
-            "image path": f"{processor.image_processor.options}: {why_options}",
+            "image path": f"{processor.image_processor.options}: stored or requested",
         }
         info = PolicyInfo(str(checkpoint), revision or "", unnorm_key or "", quantization, choices)
         return cls(model, processor, norm_stats, info)

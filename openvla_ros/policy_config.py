@@ -45,6 +45,20 @@ class ModelConfig:
     attn_implementation: str = fixed_field(
         "attn_implementation", "sdpa", "attention of the language model", choices=("sdpa", "eager")
     )
+    center_crop: bool = fixed_field(
+        "center_crop",
+        False,
+        "add the central crop of 90 % of the area: fine-tuned with augmentation (LIBERO)",
+    )
+    lanczos3: bool = fixed_field(
+        "lanczos3", False, "add the Lanczos resize to 224 px of checkpoints trained from RLDS data"
+    )
+    jpeg_round_trip: bool = fixed_field(
+        "jpeg_round_trip", False, "add the JPEG round trip of training data that was stored so"
+    )
+    rotate_image_180: bool = fixed_field(
+        "rotate_image_180", False, "turn the image upside down first: LIBERO renders only"
+    )
     local_files_only: bool = fixed_field(
         "local_files_only", True, "never download: the checkpoint must be on this machine"
     )

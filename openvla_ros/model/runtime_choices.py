@@ -12,9 +12,7 @@ from typing import Any
 import torch
 
 from openvla_ros.errors import ConfigurationError, DependencyError, DeviceError
-
-#: Modes that load here. The reference modes of bitsandbytes quantise the language model only.
-QUANTIZATIONS = ("none", "nf4", "bnb_int8")
+from openvla_ros.policy_config import QUANTIZATIONS
 
 _DTYPES = {
     "float32": torch.float32,

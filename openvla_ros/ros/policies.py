@@ -23,8 +23,15 @@ def load_policy(model: ModelConfig) -> Policy:
     if model.backend == "mock":
         return MockPolicy(model.mock_action, latency_s=model.mock_latency_s, fault=model.mock_fault)
     # Imported here: torch takes seconds, and the mock works without it.
+    from openvla_ros.model.image_options import ImageOptions
     from openvla_ros.policy import OpenVLAPolicy
 
+    image_options = ImageOptions(
+        rotate_180=model.rotate_image_180,
+        jpeg_round_trip=model.jpeg_round_trip,
+        lanczos3=model.lanczos3,
+        center_crop=model.center_crop,
+    )
     return OpenVLAPolicy.from_pretrained(
         model.checkpoint,
         device=model.device,
@@ -35,6 +42,7 @@ def load_policy(model: ModelConfig) -> Policy:
         revision=model.revision or None,
         local_files_only=model.local_files_only,
         attn_implementation=model.attn_implementation,
+        image_options=image_options,
     )
 
 
