@@ -127,6 +127,23 @@ def test_the_interval_between_beginnings_is_kept(desk: Desk, make: Callable) -> 
     assert desk.started == ["a", "c"]
 
 
+def test_the_average_rate_is_kept_and_one_late_frame_delays_no_later_one(
+    desk: Desk, make: Callable
+) -> None:
+    """With a fixed interval a frame that was once 50 ms late made all later ones 50 ms late."""
+    now, begun = [0.0], []
+    worker = make(min_interval_s=0.2, clock=lambda: now[0])
+    desk.finish(1000)
+    for k in range(50):
+        now[0] = 0.2 * k + (0.05 if k == 3 else 0.0)
+        worker.offer(k)
+        desk.wait_started(k + 1)  # at once: the clock stands still
+        assert worker.wait_until_idle(PATIENCE_S)
+        begun.append(now[0])
+    assert len(desk.started) == 50
+    assert len(begun) / (begun[-1] - begun[0] + 0.2) <= 5.0 + 1e-9
+
+
 def test_a_job_that_raises_is_reported_and_the_next_one_is_done(
     desk: Desk, make: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

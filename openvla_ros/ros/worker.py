@@ -18,7 +18,9 @@ class InferenceWorker(Generic[Job]):
     is not replaced.
 
     Attributes:
-        min_interval_s: At least this much time lies between the beginnings of two jobs.
+        min_interval_s: On average, at least this much time lies between the beginnings of two jobs.
+            One job may begin half of it early: otherwise a single late frame would make every later
+            frame of a camera with the same period wait.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class InferenceWorker(Generic[Job]):
         self._waiting: Job | None = None
         self._urgent: Job | None = None
         self._busy_since_s: float | None = None
-        self._earliest_s = -float("inf")
+        self._due_s = -float("inf")  # when the next job would begin at exactly the average rate
         self._is_closed = False
         # A daemon, because a policy that hangs in a driver call must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
@@ -108,7 +110,7 @@ class InferenceWorker(Generic[Job]):
                 if job is None:
                     return
                 self._busy_since_s = self._clock()
-                self._earliest_s = self._busy_since_s + self.min_interval_s
+                self._due_s = max(self._due_s, self._busy_since_s) + self.min_interval_s
             try:
                 self._handle(job)
             except Exception:
@@ -124,7 +126,7 @@ class InferenceWorker(Generic[Job]):
             if self._urgent is not None:
                 job, self._urgent = self._urgent, None
                 return job
-            wait_s = self._earliest_s - self._clock()
+            wait_s = self._due_s - 0.5 * self.min_interval_s - self._clock()
             if self._waiting is not None and wait_s <= 0.0:
                 job, self._waiting = self._waiting, None
                 return job
