@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -26,7 +27,6 @@ from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
 from lifecycle_msgs.msg import Transition
 
-from launch import LaunchContext, LaunchDescription
 from openvla_ros.config import PARAMETERS
 from openvla_ros.errors import ConfigurationError
 

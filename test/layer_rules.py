@@ -16,10 +16,7 @@ PACKAGE = "openvla_ros"
 
 # Lower floors know nothing of higher ones. Rooms of one floor may use each other, without circles.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset(
-        "__init__ errors types messages resources config action_specs motion_config parameter "
-        "parameter_files policy_config".split()
-    ),
+    frozenset("__init__ errors types messages resources config action_specs".split()),
     frozenset({"control", "model"}),
     frozenset({"engine"}),
     frozenset({"policy", "mock_policy"}),

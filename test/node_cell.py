@@ -28,8 +28,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from openvla_ros.config.policy import ModelConfig
 from openvla_ros.mock_policy import MockPolicy
-from openvla_ros.policy_config import ModelConfig
 from openvla_ros.ros import qos
 from openvla_ros.ros.node import OpenVLANode
 from openvla_ros.ros.process import EXECUTOR_THREADS

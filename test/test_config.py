@@ -9,16 +9,16 @@ import pytest
 import yaml
 
 from openvla_ros.config import PARAMETERS, NodeConfig
+from openvla_ros.config.files import markdown_table, read_parameter_file, yaml_text
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.mock_policy import MockPolicy
-from openvla_ros.parameter_files import markdown_table, read_parameter_file, yaml_text
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- parameters:begin -->", "<!-- parameters:end -->"
 
 
 def test_the_yaml_file_holds_every_parameter_with_unit_and_range() -> None:
-    """Regenerate with: python -m openvla_ros.parameter_files yaml > config/openvla.yaml."""
+    """Regenerate with: python -m openvla_ros.config.files yaml > config/openvla.yaml."""
     assert (ROOT / "config" / "openvla.yaml").read_text(encoding="utf-8") == yaml_text()
 
 
@@ -29,7 +29,7 @@ def test_the_yaml_file_read_back_equals_the_defaults() -> None:
 
 
 def test_the_readme_table_lists_the_same_parameters() -> None:
-    """Regenerate with: python -m openvla_ros.parameter_files markdown."""
+    """Regenerate with: python -m openvla_ros.config.files markdown."""
     readme = ROOT / "README.md"
     if not readme.is_file():
         pytest.skip("this checkout has no README.md")

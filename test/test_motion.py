@@ -8,10 +8,10 @@ import math
 import numpy as np
 import pytest
 
+from openvla_ros.config.motion import GripperConfig, MotionConfig
 from openvla_ros.control.motion import MotionStage, complete_spec
 from openvla_ros.control.states import Drop
 from openvla_ros.mock_policy import ACTION_SPEC
-from openvla_ros.motion_config import GripperConfig, MotionConfig
 from openvla_ros.types import ActionSpec, Prediction
 
 ACTION = np.array([[0.02, 0.0, -0.01, 0.0, 0.0, 0.1, 1.0]])

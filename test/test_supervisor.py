@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from openvla_ros.config.policy import InputConfig, TimingConfig
 from openvla_ros.control.states import Drop, Reason, State
 from openvla_ros.control.supervisor import FRESH_FRAMES, NON_FINITE_FAULT, Supervisor
-from openvla_ros.policy_config import InputConfig, TimingConfig
 
 INPUTS = InputConfig(image_max_age=0.3, image_timeout=1.0)
 TIMING = TimingConfig(inference_timeout=1.0, max_action_age=0.6, hang_timeout=10.0)

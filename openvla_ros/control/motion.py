@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from openvla_ros.config.motion import GripperConfig, MotionConfig
 from openvla_ros.control.displacement import (
     StepLimits,
     displacement,
@@ -22,7 +23,6 @@ from openvla_ros.control.safety import SafetyFilter, SpeedLimits
 from openvla_ros.control.states import Drop
 from openvla_ros.control.twist import StreamSettings, TwistStreamer
 from openvla_ros.errors import MotionError
-from openvla_ros.motion_config import GripperConfig, MotionConfig
 from openvla_ros.types import ActionSpec, Prediction
 
 ACTION_DIM = 7  # x y z roll pitch yaw gripper: the only layout that becomes a twist

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from openvla_ros.config.policy import InputConfig, TimingConfig
 from openvla_ros.control.states import Drop, Reason, State
-from openvla_ros.policy_config import InputConfig, TimingConfig
 
 FRESH_FRAMES = 3  # usable images in a row before an arm that stopped for its camera moves again
 NON_FINITE_FAULT = 5  # answers in a row that are not numbers: this does not heal by itself

@@ -110,7 +110,7 @@ def load_model(
         config: From `read_config`.
         device: Where the weights go.
         dtype: Number format of the weights that are not quantised.
-        quantization: One of `policy_config.QUANTIZATIONS`. A quantised model must not be moved.
+        quantization: One of `config.policy.QUANTIZATIONS`. A quantised model must not be moved.
         attn_implementation: Of the language model: "sdpa" or "eager".
 
     Raises:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from openvla_ros.config.policy import QUANTIZATIONS
 from openvla_ros.errors import ConfigurationError, DependencyError, DeviceError
-from openvla_ros.policy_config import QUANTIZATIONS
 
 _DTYPES = {
     "float32": torch.float32,

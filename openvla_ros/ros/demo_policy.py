@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from openvla_ros.config.files import read_parameter_file
 from openvla_ros.model.action_stats import read_norm_stats
-from openvla_ros.parameter_files import read_parameter_file
 
 if TYPE_CHECKING:
     from openvla_ros.ros.demo import DemoOptions

@@ -24,12 +24,12 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from openvla_ros.config import NodeConfig
+from openvla_ros.config.policy import ModelConfig
 from openvla_ros.control.states import Reason, State
 from openvla_ros.control.supervisor import Verdict
 from openvla_ros.errors import ConfigurationError, InstructionError, OpenVLAError
 from openvla_ros.messages import check_instruction
 from openvla_ros.mock_policy import MockPolicy
-from openvla_ros.policy_config import ModelConfig
 from openvla_ros.ros import qos
 from openvla_ros.ros.decoding import choose_decoder
 from openvla_ros.ros.frames import Clocks, Tick

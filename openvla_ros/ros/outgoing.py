@@ -12,10 +12,10 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import TwistStamped, Vector3
 
 from openvla_ros.config import NodeConfig
+from openvla_ros.config.motion import GripperConfig
 from openvla_ros.control.gripper import gap_m
 from openvla_ros.control.states import Drop
 from openvla_ros.control.supervisor import Verdict
-from openvla_ros.motion_config import GripperConfig
 from openvla_ros.msg import GripperCommand, VLAAction, VLAStatus
 from openvla_ros.ros.frames import Answer
 from openvla_ros.ros.inference import gpu_memory_bytes

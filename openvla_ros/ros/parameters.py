@@ -10,8 +10,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from openvla_ros.config import PARAMETERS, NodeConfig, refuse_unknown
+from openvla_ros.config.parameter import Parameter
 from openvla_ros.errors import ConfigurationError
-from openvla_ros.parameter import Parameter
 
 _TYPES = {
     "bool": ParameterType.PARAMETER_BOOL,

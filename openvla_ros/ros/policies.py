@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from openvla_ros.config.policy import ModelConfig, TimingConfig
 from openvla_ros.mock_policy import MockPolicy
-from openvla_ros.policy_config import ModelConfig, TimingConfig
 from openvla_ros.types import PRIMARY, Observation, Policy
 
 TRIAL_INSTRUCTION = "do nothing"

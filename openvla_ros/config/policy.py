@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from openvla_ros.parameter import fixed_field, parameter_field
+from openvla_ros.config.parameter import fixed_field, parameter_field
 
 QUANTIZATIONS = ("none", "nf4", "bnb_int8")
 MOCK_FAULTS = ("none", "nan", "short", "exception", "oom", "hang", "invalid")

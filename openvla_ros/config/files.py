@@ -1,6 +1,6 @@
 """Parameter files and the parameter table of the README, read from and made from `config`.
 
-`python -m openvla_ros.parameter_files yaml` prints config/openvla.yaml, `markdown` in place of
+`python -m openvla_ros.config.files yaml` prints config/openvla.yaml, `markdown` in place of
 `yaml` the README table.
 """
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from openvla_ros.config import PARAMETERS, refuse_unknown
+from openvla_ros.config.parameter import Parameter
 from openvla_ros.errors import ConfigurationError
-from openvla_ros.parameter import Parameter
 
 _YAML_HEAD = """\
 # Every parameter of openvla_node with its default, unit and range.

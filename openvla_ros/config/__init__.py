@@ -1,8 +1,8 @@
 """Every parameter of the node - name, type, default, unit, range, meaning - once, here.
 
-One frozen dataclass per concern (policy_config.py, motion_config.py). The node's declarations,
+One frozen dataclass per concern (policy.py, motion.py). The node's declarations,
 `config/openvla.yaml` and the README table are all made from their fields:
-`python -m openvla_ros.parameter_files yaml` (or `markdown`) prints the last two.
+`python -m openvla_ros.config.files yaml` (or `markdown`) prints the last two.
 
 This file knows no ROS: names are what ROS calls them, values are plain Python.
 """
@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, cast
 
+from openvla_ros.config.motion import GripperConfig, MotionConfig
+from openvla_ros.config.parameter import Parameter
+from openvla_ros.config.policy import ActionConfig, InputConfig, ModelConfig, TimingConfig
 from openvla_ros.errors import ConfigurationError
-from openvla_ros.motion_config import GripperConfig, MotionConfig
-from openvla_ros.parameter import Parameter
-from openvla_ros.policy_config import ActionConfig, InputConfig, ModelConfig, TimingConfig
 
 _CONCERNS = (ModelConfig, InputConfig, TimingConfig, ActionConfig, MotionConfig, GripperConfig)
 _Concern = TypeVar("_Concern")

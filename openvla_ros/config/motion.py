@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openvla_ros.parameter import fixed_field, parameter_field
+from openvla_ros.config.parameter import fixed_field, parameter_field
 
 
 @dataclass(frozen=True)
