@@ -552,3 +552,13 @@ def test_status_tells_ages_rates_and_latencies() -> None:
         assert status.command_rate > 0.0
         assert status.header.stamp != Time()
         assert status.backend == "mock" and status.unnorm_key == "mock"
+
+
+def test_the_twist_streams_after_every_activation() -> None:
+    """A stream timer destroyed while it fires must not silence the next activation."""
+    with Cell(stream_rate=200.0) as cell:
+        assert cell.change("configure")
+        for _ in range(15):
+            assert cell.change("activate")
+            assert len(cell.wait_twists(3)) == 3
+            assert cell.change("deactivate")

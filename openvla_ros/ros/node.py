@@ -106,8 +106,6 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         # Steady: a bag that stops playing stops ROS time, and must not stop the zeros.
         self._timer_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._stream_timer: Any = None
-        self._stream_group = MutuallyExclusiveCallbackGroup()
-        self._input_group = MutuallyExclusiveCallbackGroup()
         self._image_subscription: Any = None
         self.create_timer(
             STATUS_PERIOD_S,
@@ -120,7 +118,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
             "instruction",
             guarded_callback(self, self._on_instruction),
             qos.INSTRUCTION,
-            callback_group=self._input_group,
+            callback_group=MutuallyExclusiveCallbackGroup(),
         )
         backwards = Duration(nanoseconds=-1)
         self._jump_handle = self.get_clock().create_jump_callback(
@@ -142,7 +140,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
             topic,
             guarded_callback(self, self._on_image),
             qos.IMAGE,
-            callback_group=self._input_group,
+            callback_group=MutuallyExclusiveCallbackGroup(),  # as for the stream timer
         )
 
     # Lifecycle ----------------------------------------------------------------------------------
@@ -178,7 +176,9 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         self._stream_timer = self.create_timer(
             1.0 / self._config.motion.stream_rate,
             guarded_callback(self, self._stream),
-            self._stream_group,
+            # A group of its own each time: if a timer is destroyed while the executor takes it, some
+            # rclpy versions leave its group blocked for ever.
+            MutuallyExclusiveCallbackGroup(),
             clock=self._timer_clock,
         )
         self._publish_status()
