@@ -176,8 +176,8 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         self._stream_timer = self.create_timer(
             1.0 / self._config.motion.stream_rate,
             guarded_callback(self, self._stream),
-            # A group of its own each time: if a timer is destroyed while the executor takes it, some
-            # rclpy versions leave its group blocked for ever.
+            # A group of its own each time: if a timer is destroyed while the executor takes it,
+            # some rclpy versions leave its group blocked for ever.
             MutuallyExclusiveCallbackGroup(),
             clock=self._timer_clock,
         )
