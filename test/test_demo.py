@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from safetensors.numpy import save_file
 
 from openvla_ros.config import NodeConfig
 from openvla_ros.control.states import Drop
 from openvla_ros.errors import ConfigurationError
+from openvla_ros.ros import demo_policy
 from openvla_ros.ros.bag_file import BagFile, open_bag, typestore_for
 from openvla_ros.ros.child_processes import ChildProcesses, ProcessDiedError
 from openvla_ros.ros.demo_environment import demo_environment
@@ -287,15 +289,22 @@ def test_wider_limits_are_said_and_the_users_come_last(tmp_path, monkeypatch) ->
 
 
 @pytest.mark.ros
-def test_a_checkpoint_of_many_datasets_answers_bridge_frames_as_bridge(tmp_path) -> None:
+def test_a_checkpoint_of_many_datasets_answers_bridge_frames_as_bridge(
+    tmp_path, monkeypatch
+) -> None:
     """`CHECKPOINT=openvla-7b make demo` has 25 keys and sample frames of one of them."""
     entry = {"action": {"q01": [-1.0] * 7, "q99": [1.0] * 7}}
     stats = {"norm_stats": {"bridge_orig": entry, "kuka": entry}}
     (tmp_path / "config.json").write_text(json.dumps(stats))
+    save_file({"weights": np.zeros(3, np.float32)}, tmp_path / "model.safetensors")
     policy = choose(checkpoint=str(tmp_path), device="cpu")
     assert policy.parameters["unnorm_key"] == "bridge_orig"
     assert any("bridge_orig" in note for note in policy.notes)
-    assert policy.parameters["max_action_age"] == 60.0, "a real model on a CPU is very slow"
+    assert policy.parameters["max_action_age"] == 2.0
+    monkeypatch.setattr(demo_policy, "LARGE_PARAMETERS", 2)
+    slow = choose(checkpoint=str(tmp_path), device="cpu")
+    assert slow.parameters["max_action_age"] == 60.0, "a real model on a CPU is very slow"
+    assert slow.still_s > policy.still_s, "an answer must come before its instruction changes"
     assert choose(checkpoint=str(tmp_path), bag=tmp_path).parameters["unnorm_key"] == ""
     assert choose(checkpoint=str(tmp_path), unnorm_key="kuka").parameters["unnorm_key"] == "kuka"
 

@@ -19,7 +19,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from openvla_ros.errors import OpenVLAError
-from openvla_ros.ros.frame_sources import FrameSource, open_frame_source
+from openvla_ros.ros.frame_sources import STILL_S, FrameSource, open_frame_source
 from openvla_ros.ros.spinning import spin_until_shutdown
 
 FRAME_ID = "camera_color_optical_frame"
@@ -80,9 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--instruction-topic", default="", help="topic in the bag")
     parser.add_argument("--instruction", default="", help="send this instead of the source's own")
     parser.add_argument("--rate", type=float, default=5.0, help="frames per second")
+    parser.add_argument("--still", type=float, default=STILL_S, help="seconds per still picture")
     own, ros = parser.parse_known_args(arguments)
     try:
-        source = open_frame_source(own.bag, own.image_topic, own.instruction_topic)
+        source = open_frame_source(own.bag, own.image_topic, own.instruction_topic, own.still)
     except OpenVLAError as error:
         print(f"camera: {error}", file=sys.stderr)
         return 1

@@ -102,14 +102,16 @@ def run_demo(options: DemoOptions, console: Console) -> DemoReport:
         yaml.safe_dump({NODE_NAME: {"ros__parameters": policy.parameters}}), encoding="utf-8"
     )
     with _interruptible(), ChildProcesses(os.environ, out / "logs") as children:
-        _start_processes(children, options, parameters)
+        _start_processes(children, options, policy, parameters)
         _drive(children, options, policy, out, console)
     return _judge(out, policy, console)
 
 
-def _start_processes(children: ChildProcesses, options: DemoOptions, parameters: Path) -> None:
+def _start_processes(
+    children: ChildProcesses, options: DemoOptions, policy: DemoPolicy, parameters: Path
+) -> None:
     children.start("node", "openvla_ros.ros.node", ["--ros-args", "--params-file", str(parameters)])
-    camera = ["--rate", str(options.rate_hz)]
+    camera = ["--rate", str(options.rate_hz), "--still", str(policy.still_s)]
     for flag, value in (
         ("--bag", options.bag),
         ("--image-topic", options.image_topic),

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from openvla_ros.config.files import read_parameter_file
 from openvla_ros.model.action_stats import read_norm_stats
+from openvla_ros.ros.frame_sources import STILL_S
 
 if TYPE_CHECKING:
     from openvla_ros.ros.demo import DemoOptions
@@ -26,7 +27,9 @@ MOCK_CAUTION = "No network runs: every answer is the same preset action."
 
 # Seconds. A laptop under load answers late; a mock robot cannot be hurt by an old answer.
 RELAXED = {"image_max_age": 1.0, "max_action_age": 2.0, "inference_timeout": 3.0}
+LARGE_PARAMETERS = 10**9
 # The full model on a CPU takes tens of seconds per answer.
+VERY_SLOW_STILL_S = 60.0
 VERY_SLOW = {
     "image_max_age": 5.0,
     "max_action_age": 60.0,
@@ -44,12 +47,15 @@ class DemoPolicy:
         caution: What the user must not believe; "" for a real checkpoint.
         notes: Choices that differ from the node's defaults, in words.
         parameters: Node parameters.
+        still_s: Seconds that one still picture is shown. A picture comes with its instruction, and
+            an answer to an instruction that has changed is dropped.
     """
 
     title: str
     caution: str
     notes: tuple[str, ...]
     parameters: dict[str, Any]
+    still_s: float = STILL_S
 
 
 def choose_policy(options: DemoOptions, console: Console) -> DemoPolicy:
@@ -60,6 +66,7 @@ def choose_policy(options: DemoOptions, console: Console) -> DemoPolicy:
     """
     timing = dict(RELAXED)
     notes: list[str] = []
+    is_slow = False
     parameters: dict[str, Any] = {
         "backend": options.backend,
         "motion_enabled": True,
@@ -72,10 +79,12 @@ def choose_policy(options: DemoOptions, console: Console) -> DemoPolicy:
         parameters["unnorm_key"] = options.unnorm_key or SAMPLE_KEY
         title, caution = "OpenVLA demo: mock policy", MOCK_CAUTION
     elif options.checkpoint:
-        from openvla_ros.model.checkpoint import resolve_checkpoint
+        from openvla_ros.model.checkpoint import resolve_checkpoint, stored_parameters
 
-        timing = dict(VERY_SLOW) if _runs_on_cpu(options.device) else timing
         checkpoint = resolve_checkpoint(options.checkpoint)
+        is_large = stored_parameters(checkpoint) > LARGE_PARAMETERS
+        is_slow = is_large and _runs_on_cpu(options.device)
+        timing = dict(VERY_SLOW) if is_slow else timing
         parameters |= _checkpoint_parameters(options, str(checkpoint))
         if not options.unnorm_key and not options.bag and _may_use_bridge_key(checkpoint):
             parameters["unnorm_key"] = SAMPLE_KEY
@@ -101,7 +110,8 @@ def choose_policy(options: DemoOptions, console: Console) -> DemoPolicy:
         given = read_parameter_file(options.params_file)
         parameters |= given
         notes.append(f"from {options.params_file}: {', '.join(given)}.")
-    return DemoPolicy(title, caution, tuple(notes), parameters)
+    still_s = VERY_SLOW_STILL_S if is_slow else STILL_S
+    return DemoPolicy(title, caution, tuple(notes), parameters, still_s)
 
 
 def tiny_checkpoint(console: Console) -> Path:

@@ -61,8 +61,8 @@ class RenderedFrames:
 class StillFrames:
     """A folder with `samples.json`: a list of {"image": file, "instruction": text}."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read the list; pictures are opened one at a time.
+    def __init__(self, folder: Path, still_s: float = STILL_S) -> None:
+        """Read the list; pictures are opened one at a time, and shown for `still_s` seconds each.
 
         Raises:
             ConfigurationError: `samples.json` is absent, empty or malformed.
@@ -77,11 +77,12 @@ class StillFrames:
             ) from error
         if not self._samples:
             raise ConfigurationError(f"{folder / 'samples.json'} lists no frames.")
+        self._still_s = still_s
         self.description = f"{len(self._samples)} recorded stills in {folder.name}"
 
     def frames(self, rate_hz: float) -> Iterator[Frame]:
-        """Yield every still for `STILL_S` seconds, then the next one."""
-        repeats = max(1, round(STILL_S * rate_hz))
+        """Yield every still for its time, then the next one."""
+        repeats = max(1, round(self._still_s * rate_hz))
         while True:
             for path, instruction in self._samples:
                 frame = Frame(_open_picture(path), instruction)
@@ -150,9 +151,14 @@ class BagFrames:
 
 
 def open_frame_source(
-    bag: Path | None = None, image_topic: str = "", instruction_topic: str = ""
+    bag: Path | None = None,
+    image_topic: str = "",
+    instruction_topic: str = "",
+    still_s: float = STILL_S,
 ) -> FrameSource:
     """Return the user's bag, else real recorded frames next to the checkout, else a rendering.
+
+    Stills are shown for `still_s` seconds each.
 
     Raises:
         ConfigurationError: `bag` is given and not usable.
@@ -162,7 +168,7 @@ def open_frame_source(
     data = shared_data_folder()
     if data is not None:
         if (data / "bridge_v2_frames100" / "samples.json").is_file():
-            return StillFrames(data / "bridge_v2_frames100")
+            return StillFrames(data / "bridge_v2_frames100", still_s)
         for folder in sorted(data.glob("*rosbag2*/metadata.yaml")):
             return BagFrames(folder.parent)
     return RenderedFrames()
