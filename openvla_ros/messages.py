@@ -142,7 +142,7 @@ def stamp_ns(stamp: Any) -> int:
 
 
 def check_instruction(text: str) -> str:
-    """Return an instruction unchanged when a prompt can hold it; empty = no task.
+    """Return an instruction unchanged when a prompt can hold it; "" when it is blank: no task.
 
     Raises:
         InstructionError: It holds a control character (a line break, for example), which would give
@@ -158,7 +158,7 @@ def check_instruction(text: str) -> str:
         raise InstructionError(
             f"an instruction of {len(text)} characters; at most {MAX_INSTRUCTION_LENGTH}."
         )
-    return text
+    return text if text.strip() else ""
 
 
 def _pixels(message: Any, bits: int, channels: int) -> np.ndarray:
