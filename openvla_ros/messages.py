@@ -148,6 +148,8 @@ def check_instruction(text: str) -> str:
         InstructionError: It holds a control character (a line break, for example), which would give
             the prompt another structure, or it is too long.
     """
+    if not text.strip():  # first: a lone line break is a wish to stop, not a damaged task
+        return ""
     for position, character in enumerate(text):
         if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp"):
             raise InstructionError(
@@ -158,7 +160,7 @@ def check_instruction(text: str) -> str:
         raise InstructionError(
             f"an instruction of {len(text)} characters; at most {MAX_INSTRUCTION_LENGTH}."
         )
-    return text if text.strip() else ""
+    return text
 
 
 def _pixels(message: Any, bits: int, channels: int) -> np.ndarray:

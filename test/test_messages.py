@@ -310,7 +310,7 @@ def test_text_that_would_change_the_prompt_is_refused(text: str) -> None:
         check_instruction(text)
 
 
-@pytest.mark.parametrize("text", ["", " ", "   "])
+@pytest.mark.parametrize("text", ["", " ", "   ", "\n", "\t "])
 def test_a_blank_instruction_is_no_task(text: str) -> None:
     """Blanks once reached the policy, which refuses them: the node went to FAULT."""
     assert check_instruction(text) == ""
