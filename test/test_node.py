@@ -444,6 +444,39 @@ def test_a_misspelt_parameter_fails_configure_by_name() -> None:
         assert "limits.linear_sped" in status.detail and "limits.linear_speed" in status.detail
 
 
+def test_every_parameter_that_the_node_does_not_have_is_named() -> None:
+    with Cell(not_yet=False, neither="tool") as cell:
+        assert not cell.change("configure")
+        detail = cell.wait_status(State.UNCONFIGURED, Reason.BAD_PARAMETER).detail
+        assert "'not_yet'" in detail and "'neither'" in detail
+
+
+def test_bad_values_at_start_are_mended_one_by_one() -> None:
+    with Cell(backend="mok", quantization="int3", instruction="pick up the cup") as cell:
+        assert not cell.change("configure")
+        assert "mok" in cell.wait_status(State.UNCONFIGURED, Reason.BAD_PARAMETER).detail
+        assert not cell.node.set_parameters([Parameter("backend", value="mokk")])[0].successful
+        assert cell.node.set_parameters([Parameter("backend", value="mock")])[0].successful
+        assert not cell.change("configure")
+        assert "int3" in cell.wait_status(State.UNCONFIGURED, Reason.BAD_PARAMETER).detail
+        assert cell.node.set_parameters([Parameter("quantization", value="none")])[0].successful
+        cell.start(instruction="")
+        assert cell.answer().instruction == "pick up the cup"
+
+
+def test_an_array_of_whole_numbers_is_an_array_of_doubles() -> None:
+    with Cell(mock_action=[0, 0, 0, 0, 0, 0, 1]) as cell:
+        cell.start()
+        assert list(cell.answer().raw) == [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+
+
+def test_a_configured_node_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openvla_ros.ros.node.STATUS_PERIOD_S", 3600.0)
+    with Cell() as cell:
+        assert cell.change("configure")
+        cell.wait_status(State.READY, Reason.OK)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -472,11 +505,12 @@ def test_limits_change_at_run_time_and_whole_numbers_are_accepted() -> None:
         assert answer.delta_position.x == 0.0
 
 
-def test_the_instruction_parameter_is_an_instruction() -> None:
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_the_instruction_parameter_is_an_instruction(blank: str) -> None:
     with Cell(instruction="pick up the cup") as cell:
         cell.start(instruction="")
         assert cell.answer().instruction == "pick up the cup"
-        cell.node.set_parameters([Parameter("instruction", value="")])
+        cell.node.set_parameters([Parameter("instruction", value=blank)])
         cell.wait_status(State.IDLE, Reason.NO_INSTRUCTION)
 
 
