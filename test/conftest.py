@@ -22,6 +22,10 @@ if os.environ.get("ROS_DISTRO") == "humble":  # which does not know the variable
 PROFILE = str(ROOT / "config" / "fastdds_images.xml")
 os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
 os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = PROFILE
+# The golden vectors are float32 on a CPU; where there is a GPU, `auto` would mean it, and bfloat16.
+# Tests marked `gpu` ask for it: OPENVLA_ROS_TEST_GPU=1 python -m pytest -m gpu
+if os.environ.get("OPENVLA_ROS_TEST_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Tiny models are slower on many threads than on few, and tests share the machine.
 os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
 
