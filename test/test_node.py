@@ -107,19 +107,21 @@ def test_every_frame_is_answered_or_counted_as_dropped() -> None:
         cell.image()
         assert policy.began.acquire(timeout=10.0)  # the policy is busy from here on
         ledger = cell.node._session.ledger
-        for count in range(2, 12):
+        for _ in range(10):
             cell.image()
-            cell.wait(lambda count=count: ledger.received == count, f"frame {count}")
-        assert (ledger.dropped, ledger.in_flight) == (9, 2)
+        # Not a fixed number: an image that is slow to arrive is sent again, and then arrives twice.
+        assert ledger.received >= 11
+        assert (ledger.actions, ledger.in_flight) == (0, 2)
+        assert ledger.dropped == ledger.received - 2
         policy.may_answer.release(100)
         cell.wait(lambda: ledger.in_flight == 0, "no frame in flight")
-        cell.wait(lambda: len(cell.actions) == 2, "two answers")
         status = cell.wait(
-            lambda: cell.statuses[-1] if cell.statuses[-1].actions == 2 else None, "the status"
+            lambda: cell.statuses[-1] if cell.statuses[-1].actions >= 2 else None, "the status"
         )
-        assert status.frames_received == 11
-        assert status.frames_received == status.actions + status.frames_dropped
-        assert status.frames_in_flight == 0
+        assert status.frames_received == (
+            status.actions + status.frames_dropped + status.frames_in_flight
+        )
+        cell.wait(lambda: len(cell.actions) == ledger.actions, "as many answers as are counted")
 
 
 def test_the_policy_sees_rgb_whatever_the_camera_sends() -> None:
