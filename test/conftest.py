@@ -59,15 +59,6 @@ def reference_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_dir() -> Path:
-    """Real recordings and the complete reference set, which are too large for the repository."""
-    path = Path(os.environ.get("OPENVLA_ROS_SHARED") or ROOT.parent / "shared")
-    if not path.is_dir():
-        pytest.skip(f"no recordings at {path}; name their folder in OPENVLA_ROS_SHARED")
-    return path
-
-
-@pytest.fixture(scope="session")
 def reference_checkpoints(reference_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the golden checkpoints, each complete with the packaged tokenizer."""
     out = tmp_path_factory.mktemp("checkpoints")
