@@ -9,10 +9,12 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS; run `make setup`, then `source scripts/env.bash`")
 
+import rclpy
 from builtin_interfaces.msg import Time
 from node_cell import MOVING, NAME, Cell, GatedPolicy, is_zero, latched, pixels_seen
 from openvla_ros.msg import VLAAction
 from rcl_interfaces.msg import ParameterType
+from rclpy.context import Context
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage
@@ -24,6 +26,7 @@ from openvla_ros.control.states import Reason, State
 from openvla_ros.errors import SelfTestError
 from openvla_ros.mock_policy import MockPolicy
 from openvla_ros.ros import qos
+from openvla_ros.ros.node import OpenVLANode
 
 pytestmark = pytest.mark.ros
 
@@ -464,6 +467,20 @@ def test_bad_values_at_start_are_mended_one_by_one() -> None:
         assert cell.node.set_parameters([Parameter("quantization", value="none")])[0].successful
         cell.start(instruction="")
         assert cell.answer().instruction == "pick up the cup"
+
+
+def test_every_choice_can_be_given_on_the_command_line() -> None:
+    """ROS reads `mock_fault:=nan` as a number, which once ended the process."""
+    choices = [(p.name, choice) for p in PARAMETERS.values() for choice in p.choices if choice]
+    for name, choice in choices:
+        context = Context()
+        rclpy.init(args=["--ros-args", "-p", f"{name}:={choice}"], context=context)
+        node = OpenVLANode(context=context)
+        try:
+            assert PARAMETERS[name].check(node.get_parameter(name).value) == choice
+        finally:
+            node.destroy_node()
+            rclpy.shutdown(context=context)
 
 
 def test_an_array_of_whole_numbers_is_an_array_of_doubles() -> None:

@@ -103,8 +103,9 @@ def _descriptor(parameter: Parameter) -> ParameterDescriptor:
         description=f"{parameter.description}{unit}.{when}",
         additional_constraints=parameter.range_text,
         # `action_hz:=5` is an integer for ROS, and `mock_action:=[0,0,0,0,0,0,1]` an array of
-        # them. They are accepted and converted by Parameter.check.
-        dynamic_typing=parameter.type_name in ("double", "double_array"),
+        # them; `mock_fault:=nan` is a number. Parameter.check accepts and converts them.
+        dynamic_typing=parameter.type_name in ("double", "double_array")
+        or "nan" in parameter.choices,
     )
     low, high = parameter.minimum, parameter.maximum
     if low is not None and high is not None:
