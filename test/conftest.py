@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+
+def _own_domain() -> int:
+    """Return a ROS domain that no other test process of this machine has, until this one ends.
+
+    Two of them in one domain see each other's nodes, and wait for services until they give up.
+    """
+    for domain in range(20, 100):  # Linux allows 0-101
+        name = f"openvla_ros_test_domain_{os.getuid()}_{domain}"
+        lock = os.open(Path(tempfile.gettempdir(), name), os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+        else:
+            return domain  # the lock stays open, and with it the domain is ours
+    raise pytest.UsageError("80 test processes hold every ROS domain; let some of them end.")
+
+
 # Set before anything imports rclpy or torch, and inherited by the processes that tests start.
 #
 # A test must never reach a robot on the same network, nor the tests of another process.
-os.environ["ROS_DOMAIN_ID"] = str(20 + os.getpid() % 80)  # 20-99: Linux allows 0-101
+os.environ["ROS_DOMAIN_ID"] = str(_own_domain())
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 if os.environ.get("ROS_DISTRO") == "humble":  # which does not know the variable above
     os.environ["ROS_LOCALHOST_ONLY"] = "1"
