@@ -61,7 +61,8 @@ OTHERS = {
     "autostart": ("true", "configure and activate the node, once"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }
-FASTDDS_PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"
+# Up to Jazzy Fast DDS reads the first name, from Kilted on the second.
+FASTDDS_PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -104,10 +105,10 @@ def _start(context: LaunchContext) -> list:
         output="screen",
     )
     actions: list = []
-    if FASTDDS_PROFILES not in os.environ:
+    if not any(os.environ.get(name) for name in FASTDDS_PROFILES):
         # Fast DDS drops best-effort camera images with its default shared memory segment.
         profiles = share / "config" / "fastdds_images.xml"
-        actions.append(SetEnvironmentVariable(FASTDDS_PROFILES, str(profiles)))
+        actions += [SetEnvironmentVariable(name, str(profiles)) for name in FASTDDS_PROFILES]
     actions.append(node)
     if yaml.safe_load(given["autostart"]):
         actions += _autostart(node)

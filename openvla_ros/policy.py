@@ -121,8 +121,10 @@ class OpenVLAPolicy:
             unnorm_key = resolve_unnorm_key(norm_stats, unnorm_key)
         processor = OpenVLAProcessor.from_pretrained(folder, prompt_form(config.llm_backbone_id))
         processor.image_processor.require_sizes(config.image_sizes)
-        if image_options is not None:
+        why_options = "as the checkpoint says"
+        if image_options is not None and image_options != ImageOptions():
             processor.image_processor.options |= image_options
+            why_options = "as the checkpoint says, and as requested"
         merge = _merges(adapter_mode, quantization)
         attention, why_attention = choose_attention(attn_implementation)
         where, why_where = choose_device(device)
@@ -143,7 +145,7 @@ class OpenVLAPolicy:
             "attention": f"{attention}: {why_attention}",
             "quantization": f"{quantization}: {explain_quantization(quantization)}",
             "adapter": _adapter_choice(adapter, merge),
-            "image path": f"{processor.image_processor.options}: stored or requested",
+            "image path": f"{processor.image_processor.options}: {why_options}",
         }
         info = PolicyInfo(str(checkpoint), revision or "", unnorm_key or "", quantization, choices)
         return cls(model, processor, norm_stats, info)

@@ -37,6 +37,7 @@ from openvla_ros.types import PRIMARY, Observation, Prediction
 
 PATIENCE_S = 60.0  # a limit for a broken test, not a measurement
 RESEND_S = 2.0
+RENEW_S = 5.0
 POLL_S = 0.01  # shorter, and the other threads get no turn
 NAME = "/openvla_node"
 PATIENT = {
@@ -112,6 +113,7 @@ class Cell:
         self.hear(VLAStatus, f"{NAME}/status", self.statuses, qos.LATCHED)
         self._image_publishers: dict[str, Any] = {}
         self._clients: dict[str, Any] = {}
+        self._renew_at: dict[str, float] = {}
         self._instruction = self.peer.create_publisher(String, "instruction", 1)
         # Two executors: one that holds both nodes lets messages wait for half a second (rclpy 7.1).
         self._executor = MultiThreadedExecutor(EXECUTOR_THREADS, context=self.context)
@@ -209,15 +211,31 @@ class Cell:
 
     def call(self, kind: type, name: str, request: Any) -> Any:
         """Call a service of the node and return its response."""
-        if name not in self._clients:
-            self._clients[name] = self.peer.create_client(
-                kind, f"{NAME}/{name}", callback_group=self._group
-            )
-        client = self._clients[name]
-        self.wait(client.service_is_ready, f"service {name}")
-        future = client.call_async(request)
+        future = self._ready_client(kind, name).call_async(request)
         self.wait(future.done, f"an answer of {name}")
         return future.result()
+
+    def _ready_client(self, kind: type, name: str) -> Any:
+        """Return a client that sees its service; a new one when the old one does not.
+
+        On a busy machine a client has, very rarely, waited a minute for a service of a node that
+        was alive and publishing. The cause is not known.
+        """
+
+        def ready() -> Any:
+            if name not in self._clients or time.monotonic() > self._renew_at[name]:
+                if name in self._clients:
+                    self.peer.destroy_client(self._clients[name])
+                self._clients[name] = self.peer.create_client(
+                    kind, f"{NAME}/{name}", callback_group=self._group
+                )
+                self._renew_at[name] = time.monotonic() + RENEW_S
+            client = self._clients[name]
+            return client if client.service_is_ready() else None
+
+        if name in self._clients:
+            self._renew_at[name] = time.monotonic() + RENEW_S
+        return self.wait(ready, f"service {name}")
 
     def trigger(self, name: str) -> Trigger.Response:
         """Call a Trigger service."""

@@ -22,9 +22,9 @@ from safetensors.numpy import save_file
 
 from openvla_ros.config import NodeConfig
 from openvla_ros.control.states import Drop
+from openvla_ros.data.bag_file import BagFile, open_bag, typestore_for
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.ros import demo_policy
-from openvla_ros.ros.bag_file import BagFile, open_bag, typestore_for
 from openvla_ros.ros.child_processes import ChildProcesses, ProcessDiedError
 from openvla_ros.ros.demo_environment import demo_environment
 from openvla_ros.ros.demo_policy import choose_policy
@@ -121,7 +121,10 @@ def test_the_demo_keeps_to_itself_unless_the_user_says_otherwise() -> None:
     ("report", "text"),
     [
         (DemoReport({}), "answered no frame"),
-        (DemoReport({}, actions=5, answered=0, executed=5, moving_twists=9), "stamps"),
+        (
+            DemoReport({}, actions=5, answered=0, executed=5, moving_twists=9, has_moved=True),
+            "stamps",
+        ),
         (
             DemoReport({}, actions=5, answered=5, not_executed=Counter({int(Drop.STALE): 5})),
             r"None of 5 .*STALE \(5\).*--max-action-age",
@@ -131,6 +134,7 @@ def test_the_demo_keeps_to_itself_unless_the_user_says_otherwise() -> None:
             "--params-file",
         ),
         (DemoReport({}, actions=5, answered=5, executed=5), "no twist"),
+        (DemoReport({}, actions=5, answered=5, executed=5, moving_twists=9), "did not move"),
     ],
 )
 def test_the_report_says_which_part_failed(report, text) -> None:
@@ -139,7 +143,7 @@ def test_the_report_says_which_part_failed(report, text) -> None:
 
 
 def test_a_working_pipeline_has_no_problems() -> None:
-    report = DemoReport({}, actions=5, answered=5, executed=3, moving_twists=100)
+    report = DemoReport({}, actions=5, answered=5, executed=3, moving_twists=100, has_moved=True)
     assert report.problems(REASONS) == []
 
 
@@ -228,6 +232,7 @@ def test_figures_are_read_back_from_the_bag(tmp_path) -> None:
     assert report.latencies_s == [1.0] * 4
     assert report.moving_twists == 2
     assert report.travelled_m == pytest.approx(0.4)
+    assert report.has_moved
     assert report.problems(REASONS) == []
 
 

@@ -148,7 +148,9 @@ def test_image_options_given_at_load_are_applied(
     assert policy.predict_action(image, INSTRUCTION).token_ids == (
         plain.predict_action(cropped, INSTRUCTION).token_ids
     )
-    assert policy.info.choices["image path"] == ("lanczos3, then center_crop: stored or requested")
+    assert policy.info.choices["image path"] == (
+        "lanczos3, then center_crop: as the checkpoint says, and as requested"
+    )
 
 
 def test_every_expensive_choice_has_a_reason(policies: dict) -> None:

@@ -10,7 +10,7 @@ import pytest
 from openvla_ros.errors import ConfigurationError
 
 pytest.importorskip("rosbags", reason="bags need the extra `bags`")
-from openvla_ros.ros.bag_file import (
+from openvla_ros.data.bag_file import (
     COMPRESSED_IMAGE,
     RAW_IMAGE,
     BagFile,

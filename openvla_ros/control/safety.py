@@ -1,7 +1,7 @@
 """The last look at a twist before it leaves: finite, and never faster than the limits.
 
 Acceleration limits, the workspace box and the dead band are not here yet: a controller behind this
-node must limit acceleration itself (MoveIt Servo does).
+node must limit acceleration itself.
 """
 
 from __future__ import annotations

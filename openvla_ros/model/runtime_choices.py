@@ -20,7 +20,7 @@ _DTYPES = {
     "float16": torch.float16,
 }
 _ATTENTIONS = {
-    "sdpa": "part of torch, fused on every device",
+    "sdpa": "part of torch, needs no extra library",
     "eager": "requested; slower, for comparison",
 }
 _FULL_PRECISION_SHARE_OF_RAM = 0.8
@@ -83,7 +83,7 @@ def choose_dtype(dtype: str, device: torch.device, parameters: int = 0) -> tuple
         return torch.bfloat16, (
             f"float32 weights need {needed / 2**30:.1f} GiB, {ram / 2**30:.1f} GiB are free"
         )
-    return torch.float32, "exact on a CPU, where bfloat16 is no faster"
+    return torch.float32, "exact, and it fits in memory"
 
 
 def choose_attention(attn_implementation: str = "sdpa") -> tuple[str, str]:

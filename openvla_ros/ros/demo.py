@@ -31,7 +31,6 @@ from openvla_ros.ros.lifecycle_client import LifecycleClient, LifecycleError
 from openvla_ros.ros.monitor import DROP_REASON_NAMES, MonitorNode, show, spinning
 from openvla_ros.ros.recorder import Recorder, demo_topics
 
-BASE_FRAME = "base_link"
 FIRST_MESSAGES_S = 20.0  # discovery takes about 0.3 s; a loaded machine is given more
 STOP_TIMEOUT_S = 10.0
 
@@ -120,11 +119,12 @@ def _start_processes(
     ):
         camera += [flag, str(value)] if value else []
     children.start("camera", "openvla_ros.ros.camera", camera)
+    base_frame = str(policy.parameters["base_frame"])
     remaps = [f"{name}:=/{NODE_NAME}/{name}" for name in ("twist_cmd", "gripper_cmd")]
     children.start(
         "mock robot",
         "openvla_ros.ros.mock_robot",
-        ["--base-frame", BASE_FRAME, "--ros-args", "-r", remaps[0], "-r", remaps[1]],
+        ["--base-frame", base_frame, "--ros-args", "-r", remaps[0], "-r", remaps[1]],
     )
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from openvla_ros.control.states import Drop
+from openvla_ros.data.bag_file import IMAGE_TYPES, open_bag, picture_to_rgb
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.evaluation.contact_sheet import SheetStep, draw_contact_sheet, pick_evenly
-from openvla_ros.ros.bag_file import IMAGE_TYPES, open_bag, picture_to_rgb
 from openvla_ros.ros.monitor_view import latency_s
 
 ACTION_TYPE = "openvla_ros/msg/VLAAction"
@@ -41,6 +41,7 @@ class DemoReport:
         token_sequences: Different sequences of action tokens.
         latencies_s: Image stamp to answer, one per answer.
         moving_twists: Twists that are not all zero.
+        has_moved: Whether the mock robot ever left its first pose.
         travelled_m: Length of the path of the end effector.
     """
 
@@ -52,6 +53,7 @@ class DemoReport:
     token_sequences: int = 0
     latencies_s: list[float] = field(default_factory=list)
     moving_twists: int = 0
+    has_moved: bool = False
     travelled_m: float = 0.0
 
     def problems(self, drop_reasons: Mapping[int, str]) -> list[str]:
@@ -74,6 +76,8 @@ class DemoReport:
             )
         elif not self.moving_twists:
             found.append("Answers were executed, but no twist moved the robot.")
+        elif not self.has_moved:
+            found.append("The twist was not zero, but the mock robot did not move.")
         return found
 
 
@@ -87,6 +91,7 @@ def read_report(bag: Path) -> DemoReport:
         report = DemoReport({c.topic: c.msgcount for c in reader.connections})
         image_stamps: set[tuple[int, int]] = set()
         sequences: set[tuple[int, ...]] = set()
+        first_pose: str | None = None
         last_position: np.ndarray | None = None
         for connection, _, raw in reader.messages():
             message = reader.deserialize(raw, connection.msgtype)
@@ -98,6 +103,9 @@ def read_report(bag: Path) -> DemoReport:
             elif connection.msgtype == TWIST_TYPE:
                 report.moving_twists += bool(np.any(_twist(message)))
             elif connection.msgtype == POSE_TYPE:
+                pose = repr(message.pose)
+                first_pose = pose if first_pose is None else first_pose
+                report.has_moved |= pose != first_pose
                 position = _position(message)
                 if last_position is not None:
                     report.travelled_m += float(np.linalg.norm(position - last_position))

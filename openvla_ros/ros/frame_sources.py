@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from openvla_ros.data.bag_file import IMAGE_TYPES, open_bag, picture_to_rgb
 from openvla_ros.errors import ConfigurationError, ImageError
-from openvla_ros.ros.bag_file import IMAGE_TYPES, open_bag, picture_to_rgb
 from openvla_ros.sim import table_scene
 
 SHARED_VARIABLE = "OPENVLA_ROS_SHARED"

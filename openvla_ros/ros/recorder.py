@@ -16,8 +16,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Float64, String
 
+from openvla_ros.data.bag_file import BagFile
 from openvla_ros.msg import GripperCommand, VLAAction, VLAStatus
-from openvla_ros.ros.bag_file import BagFile
 
 QUEUE_DEPTH = 100  # two seconds of twists: a slow disk loses nothing
 

@@ -51,8 +51,10 @@ class OperatorServices:
 
     def _stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         session = self._session()
-        if session is not None:
-            session.hold()
+        if session is None or not session.is_active:
+            response.success, response.message = True, "the node is not active: nothing moves."
+            return response
+        session.hold()
         response.success, response.message = True, "stopped; ~/start goes on."
         return response
 

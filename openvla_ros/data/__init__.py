@@ -1,0 +1,1 @@
+"""Recordings: what a robot saw and did, read and written without ROS."""
