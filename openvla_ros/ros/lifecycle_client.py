@@ -13,6 +13,7 @@ from rclpy.node import Node
 from openvla_ros.errors import OpenVLAError
 
 POLL_S = 0.05
+RENEW_S = 10.0  # on a busy machine a client has, very rarely, never seen a service that was there
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,
@@ -30,8 +31,10 @@ class LifecycleClient:
 
     def __init__(self, node: Node, target: str) -> None:
         """Create the client; `target` is the name of the lifecycle node."""
+        self._node = node
         self._target = target
-        self._client = node.create_client(ChangeState, f"/{target}/change_state")
+        self._client: Any = None
+        self._renew_at = 0.0
 
     def change(
         self, transition: str, timeout_s: float, check: Callable[[], None] = lambda: None
@@ -47,13 +50,24 @@ class LifecycleClient:
             LifecycleError: The node did not appear, did not answer, or refused.
         """
         deadline = time.monotonic() + timeout_s
-        self._wait(self._client.service_is_ready, deadline, check, f"{self._target} to appear")
+        self._wait(self._is_ready, deadline, check, f"{self._target} to appear")
         request = ChangeState.Request()
         request.transition.id = TRANSITIONS[transition]
         future: Any = self._client.call_async(request)
         self._wait(future.done, deadline, check, f"{self._target} to {transition}")
         if not future.result().success:
             raise LifecycleError(f"{self._target} refused to {transition}.")
+
+    def _is_ready(self) -> bool:
+        """Return whether the service is there; looks with a new client from time to time."""
+        if self._client is not None and self._client.service_is_ready():
+            return True
+        if time.monotonic() > self._renew_at:
+            if self._client is not None:
+                self._node.destroy_client(self._client)
+            self._client = self._node.create_client(ChangeState, f"/{self._target}/change_state")
+            self._renew_at = time.monotonic() + RENEW_S
+        return False
 
     def _wait(
         self,
