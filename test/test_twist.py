@@ -225,6 +225,15 @@ def test_hold_keeps_the_velocity_for_hold_max_and_not_longer() -> None:
     np.testing.assert_allclose(total[0], 0.02 * (1 + 0.1 / 0.2), rtol=1e-9)
 
 
+def test_hold_is_no_longer_for_a_step_that_the_speed_limit_stretches() -> None:
+    """It used to last hold_max in units of the unstretched step: twice as long in this case."""
+    limits = SpeedLimits(linear_m_s=0.1, angular_rad_s=1.0)
+    stream = streamer(mode="hold", hold_max_s=0.1, limits=limits)
+    stream.accept(np.array([[0.04, 0, 0, 0, 0, 0]]), 0.2, 0.0)  # 0.4 s at this speed
+    total = moved(stream, 0.0, [TICK_S] * 60)
+    assert total[0] == pytest.approx(0.1 * (0.4 + 0.1), rel=1e-6)
+
+
 def test_a_step_beyond_the_speed_limit_takes_longer_in_the_same_direction() -> None:
     stream = streamer(limits=SpeedLimits(linear_m_s=0.1, angular_rad_s=1.0))
     step = np.array([0.03, 0.04, 0.0, 0.0, 0.0, 0.02])  # 0.05 m in 0.2 s would be 0.25 m/s

@@ -78,8 +78,8 @@ class TwistStreamer:
         self._last_accept_s = now_s
         self._steps = deque(np.array(steps, dtype=np.float64))
         self._step_s = step_s
-        if self.settings.mode == "stretch" and self._periods:
-            self._step_s = max(step_s, float(np.median(self._periods)) / len(steps))
+        if self.settings.mode == "stretch" and self.period_s is not None:
+            self._step_s = max(step_s, self.period_s / len(steps))
         self._spent, self._speed, self._fade_start_s = 0.0, 0.0, None
 
     def sample(self, now_s: float) -> np.ndarray:
@@ -88,7 +88,7 @@ class TwistStreamer:
         if not self._steps:
             return np.zeros(6)
         step = self._steps[0]
-        duration_s = max(self._step_s, self.settings.limits.shortest_time_s(step))
+        duration_s = self._duration_s(step)
         left = max(self._budget() - self._spent, 0.0)
         self._speed = min(1.0 / duration_s, left / self.settings.tick_s) * self._fading(now_s)
         if self._speed <= 0.0:
@@ -138,8 +138,12 @@ class TwistStreamer:
     def _budget(self) -> float:
         """How often the first step may be executed: 1, or more while its velocity is held."""
         if self.settings.mode == "hold" and len(self._steps) == 1:
-            return 1.0 + self.settings.hold_max_s / self._step_s
+            return 1.0 + self.settings.hold_max_s / self._duration_s(self._steps[0])
         return 1.0
+
+    def _duration_s(self, step: np.ndarray) -> float:
+        """Time that one step takes: longer than wanted where the speed limits ask for it."""
+        return max(self._step_s, self.settings.limits.shortest_time_s(step))
 
     def _fading(self, now_s: float) -> float:
         if self._fade_start_s is None:
