@@ -30,6 +30,23 @@ def parameters() -> tuple[Parameter, ...]:
 
 PARAMETERS: Mapping[str, Parameter] = {p.name: p for p in parameters()}
 
+#: Parameters of the coming motion stage → the values at which this version behaves the same (empty:
+#: every value). A file may hold them already; any other value asks for a check that is not there
+#: yet, and is refused, so that nobody relies on it.
+COMING: Mapping[str, tuple[Any, ...]] = {
+    "require_controller": (False,),
+    "deadman_required": (False,),
+    "deadman_timeout": (),
+    "output": ("twist",),
+    "ee_frame": (),
+    "delta_frame.translation": ("base",),
+    "delta_frame.rotation": ("base",),
+    "deadband.position": (0.0,),
+    "deadband.rotation": (0.0,),
+    "gripper.backend": ("none",),
+    "on_instruction_change": ("restart",),
+}
+
 
 @dataclass(frozen=True)
 class NodeConfig:
@@ -88,15 +105,21 @@ def _fill(concern: type[_Concern], values: Mapping[str, Any]) -> _Concern:
     return concern(**given)
 
 
-def refuse_unknown(names: Mapping[str, Any]) -> None:
-    """Return when every name is a parameter of the node.
+def refuse_unknown(values: Mapping[str, Any]) -> None:
+    """Return when every name is a parameter of the node, or of `COMING` at an allowed value.
 
     Raises:
         ConfigurationError: Some are not; the text has them all, each with the nearest known name.
     """
     unknown = []
-    for name in names:
-        if name not in PARAMETERS:
+    for name, value in values.items():
+        if name in COMING and COMING[name] and value not in COMING[name]:
+            allowed = " or ".join(map(repr, COMING[name]))
+            raise ConfigurationError(
+                f"parameter '{name}' is {value!r}, which this version cannot do yet: set it to "
+                f"{allowed}, or leave it out."
+            )
+        if name not in PARAMETERS and name not in COMING:
             near = difflib.get_close_matches(name, PARAMETERS, n=1)
             unknown.append(f"'{name}' (did you mean '{near[0]}'?)" if near else f"'{name}'")
     if unknown:

@@ -40,7 +40,7 @@ def read_config(node: Node) -> NodeConfig:
         ConfigurationError: A value is not usable, or the node was started with a parameter that it
             does not have.
     """
-    refuse_unknown(dict.fromkeys(_unknown_overrides(node)))
+    refuse_unknown(_undeclared_overrides(node))
     return NodeConfig.from_values(_current_values(node))
 
 
@@ -87,11 +87,15 @@ def _current_values(node: Node) -> dict[str, Any]:
     return {name: node.get_parameter(name).value for name in PARAMETERS}
 
 
-def _unknown_overrides(node: Node) -> list[str]:
+def _undeclared_overrides(node: Node) -> dict[str, Any]:
     # rclpy ignores names that nobody declares, so a misspelt limit would go unnoticed. It keeps the
     # given values in this attribute, in all distributions, and offers no public way to see them.
     given = getattr(node, "_parameter_overrides", {})
-    return [n for n in given if n not in PARAMETERS and not n.startswith(_OF_RCLPY)]
+    return {
+        name: override.value
+        for name, override in given.items()
+        if name not in PARAMETERS and not name.startswith(_OF_RCLPY)
+    }
 
 
 def _descriptor(parameter: Parameter) -> ParameterDescriptor:
