@@ -193,3 +193,21 @@ def test_every_topic_can_be_received_and_drawn() -> None:
     assert "\n" not in line
     for part in ("RUNNING", "31800", "+12.0", "pose"):
         assert part in line
+
+
+@pytest.mark.ros
+def test_a_twist_that_was_remapped_is_followed() -> None:
+    """On a robot the twist goes to its controller's topic; the monitor showed "no data"."""
+    import rclpy
+
+    from openvla_ros.ros.monitor import MonitorNode
+
+    rclpy.init()
+    try:
+        monitor = MonitorNode("openvla_node", "/servo_node/delta_twist_cmds")
+        topics = {subscription.topic_name for subscription in monitor.subscriptions}
+        monitor.destroy_node()
+    finally:
+        rclpy.shutdown()
+    assert "/servo_node/delta_twist_cmds" in topics
+    assert "/openvla_node/twist_cmd" not in topics

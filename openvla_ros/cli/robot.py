@@ -14,12 +14,13 @@ from openvla_ros.errors import ConfigurationError, OpenVLAError
 
 def monitor(
     node: Annotated[str, typer.Option(help="Name of the node.")] = "openvla_node",
+    twist: Annotated[str, typer.Option(help="Topic of the twist, if it was remapped.")] = "",
     duration: Annotated[float, typer.Option(min=0.0, help="Seconds; 0 runs until Ctrl-C.")] = 0.0,
 ) -> None:
     """Show what the node sees, answers and commands, live."""
     with needs("monitor"):
         from openvla_ros.ros.monitor import run_monitor
-    if not run_monitor(node, duration or None, Console()):
+    if not run_monitor(node, duration or None, Console(), twist):
         raise OpenVLAError(
             f"Nothing was heard from {node}. Is it running, and with the same ROS_DOMAIN_ID and "
             "ROS_AUTOMATIC_DISCOVERY_RANGE as this shell?"

@@ -33,8 +33,13 @@ DROP_REASON_NAMES = enum_names(Drop)
 class MonitorNode(Node):
     """Stores what arrives in a `MonitorState`; shows nothing by itself."""
 
-    def __init__(self, node_name: str = "openvla_node") -> None:
-        """Subscribe to the topics of `node_name` and to `ee_pose` and `gripper_opening`."""
+    def __init__(self, node_name: str = "openvla_node", twist_topic: str = "") -> None:
+        """Subscribe to the topics of `node_name` and to `ee_pose` and `gripper_opening`.
+
+        Args:
+            node_name: The node.
+            twist_topic: Where its twist goes, when that was remapped.
+        """
         super().__init__("openvla_monitor")
         self.state = MonitorState(
             {
@@ -47,7 +52,7 @@ class MonitorNode(Node):
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._follow("status", VLAStatus, f"{node_name}/status", latched)
         self._follow("action", VLAAction, f"{node_name}/action", 10)
-        self._follow("twist", TwistStamped, f"{node_name}/twist_cmd", 10)
+        self._follow("twist", TwistStamped, twist_topic or f"{node_name}/twist_cmd", 10)
         self._follow("gripper", GripperCommand, f"{node_name}/gripper_cmd", 10)
         self._follow("pose", PoseStamped, "ee_pose", 10)
         self._follow("opening", Float64, "gripper_opening", 10)
@@ -137,11 +142,13 @@ def spinning(*nodes: Node) -> Iterator[None]:
             node.destroy_node()
 
 
-def run_monitor(node_name: str, duration_s: float | None, console: Console) -> bool:
+def run_monitor(
+    node_name: str, duration_s: float | None, console: Console, twist_topic: str = ""
+) -> bool:
     """Show a running node until `duration_s` is over or Ctrl-C; return whether anything arrived."""
     rclpy.init()
     try:
-        monitor = MonitorNode(node_name)
+        monitor = MonitorNode(node_name, twist_topic)
         with spinning(monitor), suppress(KeyboardInterrupt):
             show(monitor, console, duration_s, f"{node_name}  (Ctrl-C ends)")
         return any(monitor.state.counts.values())
@@ -153,9 +160,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Show a node from `ros2 run`; returns a process exit code: 1 when nothing arrived."""
     parser = argparse.ArgumentParser(description="Show what openvla_node sees and does, live.")
     parser.add_argument("--node", default="openvla_node", help="name of the node")
+    parser.add_argument("--twist", default="", help="topic of the twist, if remapped")
     parser.add_argument("--duration", type=float, help="seconds; default: until Ctrl-C")
     own, _ = parser.parse_known_args(arguments)
-    return 0 if run_monitor(own.node, own.duration, Console()) else 1
+    return 0 if run_monitor(own.node, own.duration, Console(), own.twist) else 1
 
 
 def _escape(text: str) -> str:
