@@ -6,6 +6,7 @@ or a state with a deadline that only a broken node reaches.
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -89,6 +90,7 @@ class Cell:
 
         The time-outs are long, so that a busy machine does not change what a test sees.
         """
+        gc.collect()  # contexts of earlier tests end now: their nodes must not be seen by this one
         parameters = {**PATIENT, **parameters}
         self.context = Context()
         rclpy.init(context=self.context)
@@ -218,8 +220,7 @@ class Cell:
     def _ready_client(self, kind: type, name: str) -> Any:
         """Return a client that sees its service; a new one when the old one does not.
 
-        On a busy machine a client has, very rarely, waited a minute for a service of a node that
-        was alive and publishing. The cause is not known.
+        A node of an earlier test that still lingers hides the services of this one.
         """
 
         def ready() -> Any:

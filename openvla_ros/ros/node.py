@@ -267,6 +267,17 @@ class OpenVLANode(LifecycleNodeMixin, Node):
             empty_gpu_cache()
         return True
 
+    def destroy_node(self) -> None:
+        """Destroy the node, and the lifecycle services too.
+
+        rclpy leaves those to the garbage collector: until it comes, a dead node still offers them,
+        and whoever looks for the services of the next node of that name does not find them.
+        """
+        super().destroy_node()
+        destroy = getattr(self._state_machine, "destroy_when_not_in_use", None)
+        if destroy is not None:
+            destroy()
+
     @property
     def is_policy_stuck(self) -> bool:
         """True when a thread still computes, so that the interpreter could not end by itself."""
