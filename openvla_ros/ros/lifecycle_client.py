@@ -13,7 +13,7 @@ from rclpy.node import Node
 from openvla_ros.errors import OpenVLAError
 
 POLL_S = 0.05
-RENEW_S = 10.0  # on a busy machine a client has, very rarely, never seen a service that was there
+RENEW_S = 10.0  # a dead node of the same name can hide the service from a client for good
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,
