@@ -171,5 +171,7 @@ def test_yaml_types_are_those_that_ros_expects() -> None:
     """ROS tells 5 from 5.0: a double written as 5 would be declared as an integer."""
     tree = yaml.safe_load(yaml_text())["/**"]["ros__parameters"]
     assert isinstance(tree["policy_rate"], float)
-    assert all(isinstance(v, float) for v in tree["limits"].values())
+    for value in tree["limits"].values():
+        numbers = value if isinstance(value, list) else [value]
+        assert all(isinstance(number, float) for number in numbers), value
     assert tree["quantization"] == "none"

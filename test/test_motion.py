@@ -112,7 +112,7 @@ def test_new_limits_hold_from_the_next_sample_on() -> None:
 def test_votes_of_the_gripper_count_per_answer() -> None:
     motion = stage()
     for _ in range(2):
-        motion.vote_gripper(motion.plan(prediction(ACTION)))
+        motion.observe(motion.plan(prediction(ACTION)))
     assert motion.gripper_is_open is True
     motion.reset()
     assert motion.gripper_is_open is None

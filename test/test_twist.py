@@ -14,7 +14,7 @@ from openvla_ros.control.displacement import (
     rotation_vector,
 )
 from openvla_ros.control.pose import exponential_map
-from openvla_ros.control.safety import SpeedLimits
+from openvla_ros.control.slew import SpeedLimits
 from openvla_ros.control.twist import StreamSettings, TwistStreamer
 from openvla_ros.errors import MotionError
 from openvla_ros.mock_policy import ACTION_SPEC

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from openvla_ros.control.safety import SpeedLimits
+from openvla_ros.control.slew import SpeedLimits
 
 _PERIOD_SAMPLES = 5  # the median of five forgets two outliers
 
@@ -53,6 +53,10 @@ class TwistStreamer:
         self._last_accept_s: float | None = None
         self._periods: deque[float] = deque(maxlen=_PERIOD_SAMPLES)
         self._fade_start_s: float | None = None
+        self._chunk = np.zeros((0, 6))  # as accepted
+        self._dataset_step_s = 1.0
+        self._started_s: float | None = None  # first tick of the chunk
+        self._moved = np.zeros(6)  # by this chunk, until the last tick
 
     @property
     def is_moving(self) -> bool:
@@ -63,6 +67,30 @@ class TwistStreamer:
     def period_s(self) -> float | None:
         """Median time between the last answers, seconds; None before the second one."""
         return float(np.median(self._periods)) if self._periods else None
+
+    @property
+    def slowed_steps(self) -> int:
+        """How many of the steps that are left take longer because of the speed limits."""
+        return sum(
+            self.settings.limits.shortest_time_s(step) > self._step_s * (1.0 + 1e-9)
+            for step in self._steps
+        )
+
+    def overdue(self) -> np.ndarray:
+        """Return the (6,) displacement that should have been executed by the next tick, and is not.
+
+        By the clock of the dataset, on which a step always lasts its own time. An answer that comes
+        earlier than that makes nothing overdue: it replaces a step that still had time.
+        """
+        if not self._steps or self._started_s is None or self._fade_start_s is not None:
+            return np.zeros(6)
+        assert self._last_tick_s is not None
+        step, tick_s = self._steps[0], self.settings.tick_s
+        if len(self._steps) == 1 and self._spent + self._speed * tick_s >= 1.0:
+            return np.zeros(6)
+        due_steps = (self._last_tick_s + tick_s - self._started_s) / self._dataset_step_s
+        shares = np.clip(due_steps - np.arange(len(self._chunk)), 0.0, 1.0)
+        return shares @ self._chunk - (self._moved + step * (self._speed * tick_s))
 
     def accept(self, steps: np.ndarray, step_s: float, now_s: float) -> None:
         """Replace what is left of the old chunk by a new one.
@@ -76,17 +104,21 @@ class TwistStreamer:
         if self._last_accept_s is not None and now_s > self._last_accept_s:
             self._periods.append(now_s - self._last_accept_s)
         self._last_accept_s = now_s
-        self._steps = deque(np.array(steps, dtype=np.float64))
-        self._step_s = step_s
+        self._chunk = np.array(steps, dtype=np.float64)
+        self._steps = deque(self._chunk.copy())
+        self._step_s = self._dataset_step_s = step_s
         if self.settings.mode == "stretch" and self._periods:
             self._step_s = max(step_s, float(np.median(self._periods)) / len(steps))
         self._spent, self._speed, self._fade_start_s = 0.0, 0.0, None
+        self._started_s, self._moved = None, np.zeros(6)
 
     def sample(self, now_s: float) -> np.ndarray:
         """Return the (6,) twist to publish now, m/s and rad/s, to be held until the next tick."""
         self._advance(now_s)
         if not self._steps:
             return np.zeros(6)
+        if self._started_s is None:
+            self._started_s = now_s
         step = self._steps[0]
         duration_s = max(self._step_s, self.settings.limits.shortest_time_s(step))
         left = max(self._budget() - self._spent, 0.0)
@@ -119,6 +151,8 @@ class TwistStreamer:
         elapsed_s = 0.0 if self._last_tick_s is None else max(now_s - self._last_tick_s, 0.0)
         self._last_tick_s = now_s
         self._spent += self._speed * elapsed_s
+        if self._steps:
+            self._moved = self._moved + self._steps[0] * (self._speed * elapsed_s)
         while self._steps and self._step_is_over():
             step, left = self._steps.popleft(), 1.0 - self._spent
             if self._steps and left > 0.0:
