@@ -137,8 +137,8 @@ def test_base_rotation_equals_a_change_of_basis(
     [
         {"translation_unit_m": None},
         {"rotation_form": None},
-        {"translation_frame": "ee"},
-        {"rotation_frame": "ee"},
+        {"translation_frame": "camera"},
+        {"rotation_frame": "camera"},
         {"rotation_form": "quaternion"},
     ],
 )
@@ -271,36 +271,6 @@ def test_fade_ramps_to_zero_within_the_decay_time() -> None:
     speeds = [stream.sample(0.02 + k * TICK_S)[0] for k in range(6)]
     np.testing.assert_allclose(speeds, [0.05, 0.04, 0.03, 0.02, 0.01, 0.0], atol=1e-12)
     assert not stream.is_moving
-
-
-@given(
-    actions=st.lists(
-        st.tuples(steps_of, st.floats(0.01, 1.5), st.floats(0.02, 1.0)), min_size=1, max_size=12
-    ),
-    mode=st.sampled_from(["stretch", "exact", "hold"]),
-    ticks=st.lists(st.floats(0.001, TICK_S), min_size=5, max_size=30),
-)
-@settings(max_examples=600, deadline=None)
-def test_no_action_moves_further_than_its_displacement(
-    actions: list[tuple[np.ndarray, float, float]], mode: str, ticks: list[float]
-) -> None:
-    """For any time between answers, any step time, jittering ticks, all modes, every axis."""
-    stream = streamer(mode=mode, hold_max_s=0.1, limits=SpeedLimits(0.25, 1.0))
-    now_s, tick = 0.0, 0
-    for step, period_s, step_s in actions:
-        stream.accept(step[None], step_s, now_s)
-        end_s, total = now_s + period_s, np.zeros(6)
-        while now_s < end_s:
-            interval_s = ticks[tick % len(ticks)]
-            twist = stream.sample(now_s)
-            assert np.linalg.norm(twist[0:3]) <= 0.25 + 1e-9
-            assert np.linalg.norm(twist[3:6]) <= 1.0 + 1e-9
-            total += twist * interval_s
-            now_s, tick = now_s + interval_s, tick + 1
-        allowed = 1.0 + (0.1 / step_s if mode == "hold" else 0.0)
-        excess = np.abs(total) - np.abs(step) * allowed
-        assert excess.max() <= 1e-12, f"{mode}: moved {total}, allowed {step * allowed}"
-        assert (total * step >= 0.0).all(), "the arm moved against its action"
 
 
 @given(

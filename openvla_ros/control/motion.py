@@ -155,16 +155,10 @@ class MotionStage:
         """Start to stream a plan that was not refused; it replaces what is left of the last one."""
         assert plan.refusal is Drop.NONE and plan.steps is not None
         assert self.spec.action_hz is not None
-        step_s = 1.0 / self.spec.action_hz
-        steps = plan.steps.copy()
-        overdue = self._streamer.overdue()
-        limits = self._streamer.settings.limits
-        steps[0] += overdue / max(limits.shortest_time_s(overdue) / step_s, 1.0)
-        self._streamer.accept(steps, step_s, now_s)
+        self._streamer.accept(plan.steps, 1.0 / self.spec.action_hz, now_s)
         self._filter.resume()
         self._filter.count(Intervention.STEP_CLIP, plan.clipped_steps)
         self._filter.count(Intervention.DEAD_BAND, plan.ignored_steps)
-        self._filter.count(Intervention.SPEED, self._streamer.slowed_steps)
 
     def observe(self, plan: MotionPlan) -> None:
         """Book the answer of one frame, executed or not: its gripper vote, and its faults."""
@@ -182,7 +176,10 @@ class MotionStage:
         """
         if self.is_moving and self.pose_obstacle(ee_pose):
             self.fade(now_s)
-        self._twist = self._filter.apply(self._streamer.sample(now_s), now_s, ee_pose)
+        wanted = self._streamer.sample(now_s)
+        self._filter.count(Intervention.SPEED, self._streamer.slowed_steps)
+        self._streamer.slowed_steps = 0
+        self._twist = self._filter.apply(wanted, now_s, ee_pose)
         return self._twist
 
     def target(self, now_s: float, ee_pose: EndEffectorPose) -> Pose:
@@ -281,6 +278,7 @@ def _stream_settings(motion: MotionConfig) -> StreamSettings:
         hold_max_s=motion.hold_max,
         decay_s=motion.decay_time,
         limits=_speed_limits(motion),
+        carries_over=True,
     )
 
 

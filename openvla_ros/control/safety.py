@@ -79,7 +79,8 @@ class SafetyFilter:
         self._slew = SlewLimiter(settings.acceleration, settings.speed, settings.tick_s)
         self._counts: Counter[Intervention] = Counter()
         self._current: dict[Intervention, None] = {}  # a set that keeps its order
-        self._fade: tuple[float, float] | None = None  # since when, and from which ramp time
+        # Since when, and how fast the arm was then and is now; fast = the time it takes to stop.
+        self._fade: tuple[float, float, float] | None = None
         self._still_since_s: float | None = None
 
     @property
@@ -143,8 +144,8 @@ class SafetyFilter:
         """Ramp from the twist of now to zero in `decay_s`, and stay there until `resume`."""
         if self._fade is None:
             self._counts[Intervention.RAMP] += self.is_moving
-            start = self._settings.acceleration.ramp_time_s(self._slew.twist)
-            self._fade = (now_s, start)
+            size = self._settings.acceleration.ramp_time_s(self._slew.twist)
+            self._fade = (now_s, size, size)
 
     def cut(self) -> None:
         """Zero at the next tick."""
@@ -201,15 +202,16 @@ class SafetyFilter:
         return passed
 
     def _faded(self, twist: np.ndarray, now_s: float) -> np.ndarray:
-        """The twist under the ramp of `fade`, which ends in a cut."""
+        """The twist under the ramp of `fade`: slower with every tick, then zero."""
         if self._fade is None:
             return twist
-        start_s, start = self._fade
+        start_s, start, last = self._fade
         decay_s = self._settings.decay_s
         left = 1.0 - (now_s - start_s) / decay_s if decay_s > 0.0 else 0.0
-        # Rounding of a clock must not add a tick to a ramp of five.
-        if left <= 1e-9:
+        if left <= 1e-9:  # rounding of a clock must not add a tick to a ramp of five
             self._slew.forget()
             return np.zeros(6)
         size = self._settings.acceleration.ramp_time_s(twist)
-        return twist * min(start * left / size, 1.0) if size > 0.0 else twist
+        ceiling = min(start * left, last)
+        self._fade = (start_s, start, min(size, ceiling))
+        return twist * (ceiling / size) if size > ceiling else twist

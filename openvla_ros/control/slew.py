@@ -83,14 +83,15 @@ class SlewLimiter:
         if blocked is not None:
             self.owed, wanted = np.where(blocked, 0.0, self.owed), np.where(blocked, 0.0, wanted)
         self._wanted = wanted
-        aim = self._aim(self.owed + wanted * self.tick_s)
+        left = self.owed + wanted * self.tick_s
+        aim = self._aim(left)
         change = aim - self.twist
         needed_s = self.acceleration.ramp_time_s(change)
         # A late tick does not buy a larger step: the twist that is due now holds a normal tick.
         allowed_s = min(elapsed_s, self.tick_s)
         is_limited = needed_s > allowed_s * (1.0 + 1e-9)
         self.twist = self.twist + change * (allowed_s / needed_s) if is_limited else aim
-        if self._is_done():
+        if not is_limited and self.acceleration.ramp_time_s(left) < _AT_REST_S2:
             self.twist, self.owed = np.zeros(6), np.zeros(6)
         return self.twist, is_limited
 
@@ -113,13 +114,6 @@ class SlewLimiter:
         ticks = max(math.ceil((math.sqrt(1.0 + 8.0 * size) - 1.0) / 2.0 - 1e-9), 1)
         speed = size / ticks + (ticks - 1) / 2.0  # in units of a·T
         return self.speed.capped(left * (speed / size / self.tick_s))[0]
-
-    def _is_done(self) -> bool:
-        left = self.owed + self._wanted * self.tick_s
-        return (
-            self.acceleration.ramp_time_s(left) < _AT_REST_S2
-            and self.acceleration.ramp_time_s(self.twist) < self.tick_s
-        )
 
     def _elapsed_s(self, now_s: float) -> float:
         last_s, self._last_tick_s = self._last_tick_s, now_s

@@ -27,6 +27,10 @@ class StreamSettings:
         hold_max_s: See mode "hold".
         decay_s: Length of the ramp to zero after `fade`.
         limits: A step that would be faster takes longer instead.
+        carries_over: When the next chunk comes, what the old one should have executed by the clock
+            of its dataset and has not - because of the limits, or because it was stretched to a
+            longer period - is added to its first step: at most what full speed covers in one step.
+            What still had time is dropped either way.
     """
 
     mode: str = "stretch"
@@ -34,66 +38,51 @@ class StreamSettings:
     hold_max_s: float = 0.1
     decay_s: float = 0.1
     limits: SpeedLimits = field(default_factory=SpeedLimits)
+    carries_over: bool = False
 
 
 class TwistStreamer:
     """Spends a chunk of K >= 1 displacements as a stream of twists.
 
     Invariant, for the twist held constant between ticks: per chunk the integral of the twist never
-    exceeds the sum of its displacements ("hold": the last step times 1 + hold_max / its time).
+    exceeds the sum of its displacements, and of what it took over from the chunk before. Mode
+    "hold" adds the last step times hold_max / its time.
+
+    Attributes:
+        settings: May be replaced at any time.
+        slowed_steps: Steps that took longer because of the speed limits.
     """
 
     def __init__(self, settings: StreamSettings) -> None:
         self.settings = settings
+        self.slowed_steps = 0
+        self._accepted: tuple[np.ndarray, float] | None = None  # begins with the next tick
+        self._chunk = np.zeros((0, 6))  # the chunk being executed, as a whole
         self._steps: deque[np.ndarray] = deque()  # (6,) each; the first one is being executed
+        self._dataset_step_s = 1.0
         self._step_s = 1.0  # time one step takes, before the speed limits
+        self._hold_s = 0.0  # time the step takes that holds the velocity of the last one
+        self._begun_s = 0.0
+        self._moved = np.zeros(6)  # by this chunk
         self._spent = 0.0  # fraction of the first step that is already executed
         self._speed = 0.0  # fraction of the first step per second, as published last
         self._last_tick_s: float | None = None
         self._last_accept_s: float | None = None
         self._periods: deque[float] = deque(maxlen=_PERIOD_SAMPLES)
         self._fade_start_s: float | None = None
-        self._chunk = np.zeros((0, 6))  # as accepted
-        self._dataset_step_s = 1.0
-        self._started_s: float | None = None  # first tick of the chunk
-        self._moved = np.zeros(6)  # by this chunk, until the last tick
 
     @property
     def is_moving(self) -> bool:
         """True while some displacement is left to execute."""
-        return bool(self._steps)
+        return bool(self._steps) or self._accepted is not None
 
     @property
     def period_s(self) -> float | None:
         """Median time between the last answers, seconds; None before the second one."""
         return float(np.median(self._periods)) if self._periods else None
 
-    @property
-    def slowed_steps(self) -> int:
-        """How many of the steps that are left take longer because of the speed limits."""
-        return sum(
-            self.settings.limits.shortest_time_s(step) > self._step_s * (1.0 + 1e-9)
-            for step in self._steps
-        )
-
-    def overdue(self) -> np.ndarray:
-        """Return the (6,) displacement that should have been executed by the next tick, and is not.
-
-        By the clock of the dataset, on which a step always lasts its own time. An answer that comes
-        earlier than that makes nothing overdue: it replaces a step that still had time.
-        """
-        if not self._steps or self._started_s is None or self._fade_start_s is not None:
-            return np.zeros(6)
-        assert self._last_tick_s is not None
-        step, tick_s = self._steps[0], self.settings.tick_s
-        if len(self._steps) == 1 and self._spent + self._speed * tick_s >= 1.0:
-            return np.zeros(6)
-        due_steps = (self._last_tick_s + tick_s - self._started_s) / self._dataset_step_s
-        shares = np.clip(due_steps - np.arange(len(self._chunk)), 0.0, 1.0)
-        return shares @ self._chunk - (self._moved + step * (self._speed * tick_s))
-
     def accept(self, steps: np.ndarray, step_s: float, now_s: float) -> None:
-        """Replace what is left of the old chunk by a new one.
+        """Replace what is left of the old chunk by a new one, from the next tick on.
 
         Args:
             steps: (K, 6) metres and radians, base axes.
@@ -104,24 +93,18 @@ class TwistStreamer:
         if self._last_accept_s is not None and now_s > self._last_accept_s:
             self._periods.append(now_s - self._last_accept_s)
         self._last_accept_s = now_s
-        self._chunk = np.array(steps, dtype=np.float64)
-        self._steps = deque(self._chunk.copy())
-        self._step_s = self._dataset_step_s = step_s
-        if self.settings.mode == "stretch" and self._periods:
-            self._step_s = max(step_s, float(np.median(self._periods)) / len(steps))
-        self._spent, self._speed, self._fade_start_s = 0.0, 0.0, None
-        self._started_s, self._moved = None, np.zeros(6)
+        self._accepted = (np.array(steps, dtype=np.float64), step_s)
 
     def sample(self, now_s: float) -> np.ndarray:
         """Return the (6,) twist to publish now, m/s and rad/s, to be held until the next tick."""
         self._advance(now_s)
+        if self._accepted is not None:
+            self._begin(*self._accepted, now_s)
         if not self._steps:
             return np.zeros(6)
-        if self._started_s is None:
-            self._started_s = now_s
         step = self._steps[0]
-        duration_s = max(self._step_s, self.settings.limits.shortest_time_s(step))
-        left = max(self._budget() - self._spent, 0.0)
+        duration_s = max(self._first_step_s(), self.settings.limits.shortest_time_s(step))
+        left = max(1.0 - self._spent, 0.0)
         self._speed = min(1.0 / duration_s, left / self.settings.tick_s) * self._fading(now_s)
         if self._speed <= 0.0:
             self._clear()
@@ -131,6 +114,7 @@ class TwistStreamer:
     def fade(self, now_s: float) -> None:
         """Ramp to zero within `decay_s`, and forget the rest of the chunk."""
         self._advance(now_s)
+        self._accepted = None
         if self._fade_start_s is None:
             self._fade_start_s = now_s
         self._last_accept_s = None  # a pause is not a period between answers
@@ -138,9 +122,37 @@ class TwistStreamer:
     def stop(self) -> None:
         """Forget everything: the next sample is zero."""
         self._clear()
+        self._accepted = None
         self._last_accept_s = None
         self._last_tick_s = None
         self._periods.clear()
+
+    def _begin(self, chunk: np.ndarray, step_s: float, now_s: float) -> None:
+        if self.settings.carries_over:
+            overdue = self._overdue(now_s)
+            needed_s = self.settings.limits.shortest_time_s(overdue)
+            chunk[0] += overdue / max(needed_s / step_s, 1.0)
+        self._clear()
+        self._accepted, self._begun_s, self._moved = None, now_s, np.zeros(6)
+        self._chunk, self._dataset_step_s, self._step_s = chunk, step_s, step_s
+        if self.settings.mode == "stretch" and self._periods:
+            self._step_s = max(step_s, float(np.median(self._periods)) / len(chunk))
+        self._steps = deque(chunk.copy())
+        shortest_s = [self.settings.limits.shortest_time_s(step) for step in chunk]
+        self.slowed_steps += sum(s > self._step_s * (1.0 + 1e-9) for s in shortest_s)
+        self._hold_s = self.settings.hold_max_s if self.settings.mode == "hold" else 0.0
+        if self._hold_s > 0.0:
+            self._steps.append(chunk[-1] * (self._hold_s / max(self._step_s, shortest_s[-1])))
+
+    def _overdue(self, now_s: float) -> np.ndarray:
+        """(6,) what the chunk should have executed by now, on its dataset's clock, and has not."""
+        is_holding = self._hold_s > 0.0 and len(self._steps) == 1
+        if not self._steps or is_holding or self._fade_start_s is not None:
+            return np.zeros(6)
+        due_steps = (now_s - self._begun_s) / self._dataset_step_s
+        shares = np.clip(due_steps - np.arange(len(self._chunk)), 0.0, 1.0)
+        due: np.ndarray = shares @ self._chunk
+        return due - self._moved
 
     def _clear(self) -> None:
         self._steps.clear()
@@ -164,16 +176,13 @@ class TwistStreamer:
             self._clear()
 
     def _step_is_over(self) -> bool:
-        left = self._budget() - self._spent
+        left = 1.0 - self._spent
         if len(self._steps) > 1:
-            return left * self._step_s < self.settings.tick_s * (1.0 - 1e-6)
+            return left * self._first_step_s() < self.settings.tick_s * (1.0 - 1e-6)
         return left <= 1e-9
 
-    def _budget(self) -> float:
-        """How often the first step may be executed: 1, or more while its velocity is held."""
-        if self.settings.mode == "hold" and len(self._steps) == 1:
-            return 1.0 + self.settings.hold_max_s / self._step_s
-        return 1.0
+    def _first_step_s(self) -> float:
+        return self._hold_s if self._hold_s > 0.0 and len(self._steps) == 1 else self._step_s
 
     def _fading(self, now_s: float) -> float:
         if self._fade_start_s is None:
