@@ -255,6 +255,52 @@ def test_a_chunk_at_15_hz_loses_neither_displacement_nor_time_to_the_ticks() -> 
     np.testing.assert_allclose(moved(stream, 0.0, [TICK_S] * ticks), steps.sum(0), rtol=1e-9)
 
 
+def test_hold_of_a_step_that_the_limits_stretch_is_not_longer_than_hold_max() -> None:
+    """It used to be held for as much longer as the step took."""
+    stream = streamer(mode="hold", hold_max_s=0.1, limits=SpeedLimits(0.1, 1.0))
+    stream.accept(np.array([[0.05, 0, 0, 0, 0, 0]]), 0.1, 0.0)
+    total = moved(stream, 0.0, [TICK_S] * 100)
+    np.testing.assert_allclose(total[0], 0.05 + 0.1 * 0.1, rtol=1e-9)
+
+
+def test_what_a_limit_held_back_is_added_to_the_next_step() -> None:
+    stream = streamer(mode="exact", limits=SpeedLimits(0.1, 1.0), carries_over=True)
+    stream.accept(np.array([[0.03, 0, 0, 0, 0, 0]]), 0.2, 0.0)  # needs 0.3 s
+    total = moved(stream, 0.0, [TICK_S] * 10)
+    stream.accept(np.array([[0.0, 0.01, 0, 0, 0, 0]]), 0.2, 0.2)
+    total += moved(stream, 0.2, [TICK_S] * 30)
+    np.testing.assert_allclose(total[0:2], [0.03, 0.01], rtol=1e-9)
+    assert stream.slowed_steps == 1
+
+
+def test_no_more_is_taken_over_than_full_speed_covers_in_one_step() -> None:
+    stream = streamer(mode="exact", limits=SpeedLimits(0.1, 1.0), carries_over=True)
+    stream.accept(np.array([[0.2, 0, 0, 0, 0, 0]]), 0.2, 0.0)  # needs 2 s
+    moved(stream, 0.0, [TICK_S] * 10)
+    stream.accept(np.zeros((1, 6)), 0.2, 0.2)
+    total = moved(stream, 0.2, [TICK_S] * 100)
+    np.testing.assert_allclose(total[0], 0.1 * 0.2, rtol=1e-9)
+
+
+def test_a_policy_faster_than_the_dataset_takes_nothing_over() -> None:
+    """Else it would drive the arm at twice the speed of the demonstrations."""
+    stream = streamer(carries_over=True)
+    for k in range(6):
+        stream.accept(np.array([[0.02, 0, 0, 0, 0, 0]]), 0.2, 0.1 * k)
+        total = moved(stream, 0.1 * k, [TICK_S] * 5)
+    np.testing.assert_allclose(total[0], 0.01, rtol=1e-9)
+
+
+def test_a_pending_chunk_is_forgotten_by_a_stop() -> None:
+    stream = streamer()
+    stream.accept(np.array([[0.02, 0, 0, 0, 0, 0]]), 0.2, 0.0)
+    stream.stop()
+    np.testing.assert_array_equal(stream.sample(0.0), np.zeros(6))
+    stream.accept(np.array([[0.02, 0, 0, 0, 0, 0]]), 0.2, 0.1)
+    stream.fade(0.1)
+    assert not moved(stream, 0.1, [TICK_S] * 20).any()
+
+
 def test_stop_is_zero_at_the_next_tick() -> None:
     stream = streamer()
     stream.accept(np.array([[0.02, 0, 0, 0, 0, 0]]), 0.2, 0.0)

@@ -56,9 +56,7 @@ def pose_problem(pose: EndEffectorPose | None) -> str:
         return f"the pose of the end effector is not usable: {pose}"
     length = float(np.linalg.norm(pose.quaternion))
     if abs(length - 1.0) > 0.01:  # messages carry rounded numbers; (0, 0, 0, 0) means "not set"
-        return (
-            f"the orientation of the end effector is no rotation: its length is {length:g}, not 1"
-        )
+        return f"the quaternion of the end effector has length {length:g}, not 1"
     if abs(pose.age_s) > MAX_POSE_AGE_S:
         return (
             f"the pose of the end effector is {pose.age_s:.2f} s old, and {MAX_POSE_AGE_S} s is "

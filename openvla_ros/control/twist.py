@@ -13,6 +13,9 @@ import numpy as np
 from openvla_ros.control.slew import SpeedLimits
 
 _PERIOD_SAMPLES = 5  # the median of five forgets two outliers
+# A policy that answers at the dataset's pace (median period >= 0.95 of the chunk's time) jitters:
+# an answer after 0.75 of that time is early by chance, and does not mean to cut the chunk short.
+_SAME_PACE, _EARLY_BY_CHANCE = 0.95, 0.75
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class StreamSettings:
         carries_over: When the next chunk comes, what the old one should have executed by the clock
             of its dataset and has not - because of the limits, or because it was stretched to a
             longer period - is added to its first step: at most what full speed covers in one step.
-            What still had time is dropped either way.
+            What still had time is dropped, unless the answer came early by chance.
     """
 
     mode: str = "stretch"
@@ -149,8 +152,12 @@ class TwistStreamer:
         is_holding = self._hold_s > 0.0 and len(self._steps) == 1
         if not self._steps or is_holding or self._fade_start_s is not None:
             return np.zeros(6)
+        steps, period_s = len(self._chunk), self.period_s or 0.0
         due_steps = (now_s - self._begun_s) / self._dataset_step_s
-        shares = np.clip(due_steps - np.arange(len(self._chunk)), 0.0, 1.0)
+        keeps_pace = period_s >= _SAME_PACE * steps * self._dataset_step_s
+        if keeps_pace and due_steps >= _EARLY_BY_CHANCE * steps:
+            due_steps = float(steps)
+        shares = np.clip(due_steps - np.arange(steps), 0.0, 1.0)
         due: np.ndarray = shares @ self._chunk
         return due - self._moved
 
