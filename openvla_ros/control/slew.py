@@ -84,7 +84,7 @@ class SlewLimiter:
             self.owed, wanted = np.where(blocked, 0.0, self.owed), np.where(blocked, 0.0, wanted)
         self._wanted = wanted
         left = self.owed + wanted * self.tick_s
-        aim = self._aim(left)
+        aim = self._aim(left, wanted)
         change = aim - self.twist
         needed_s = self.acceleration.ramp_time_s(change)
         # A late tick does not buy a larger step: the twist that is due now holds a normal tick.
@@ -103,9 +103,10 @@ class SlewLimiter:
         """Zero at once, and nothing owed."""
         self.twist, self.owed, self._wanted = np.zeros(6), np.zeros(6), np.zeros(6)
 
-    def _aim(self, left: np.ndarray) -> np.ndarray:
+    def _aim(self, left: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """The fastest twist from which the arm can stop within the displacement `left`.
 
+        It is no faster than the stream: what is owed makes the arm slow down later, not hurry.
         Reduced by a·T in every tick T, a speed of n·a·T covers a·T²·n(n+1)/2 until it is zero.
         """
         size = self.acceleration.ramp_time_s(left) / self.tick_s**2  # in units of a·T²
@@ -113,6 +114,8 @@ class SlewLimiter:
             return np.zeros(6)
         ticks = max(math.ceil((math.sqrt(1.0 + 8.0 * size) - 1.0) / 2.0 - 1e-9), 1)
         speed = size / ticks + (ticks - 1) / 2.0  # in units of a·T
+        pace = max(map(self.acceleration.ramp_time_s, (wanted, self.twist))) / self.tick_s
+        speed = min(speed, max(pace, 1.0))  # from a·T the arm stops at any time
         return self.speed.capped(left * (speed / size / self.tick_s))[0]
 
     def _elapsed_s(self, now_s: float) -> float:
