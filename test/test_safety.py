@@ -115,13 +115,15 @@ def test_a_reversal_takes_time_and_loses_nothing() -> None:
 
 def test_what_is_owed_makes_the_arm_slow_down_later_and_not_hurry() -> None:
     """Ticks that came late used to be made good by a twist faster than the stream."""
-    slew = SlewLimiter(AccelerationLimits(5.0, 10.0), LIMITS, TICK_S)
-    now_s, speeds = 0.0, []
-    for interval_s in [0.02, 0.035, 0.02, 0.03] + [TICK_S] * 10:
-        speeds.append(slew.follow(FORWARD * 1.8, now_s)[0][0])
+    slew = SlewLimiter(AccelerationLimits(5.0, 10.0), SpeedLimits(1.0, 1.0), TICK_S)
+    now_s, speeds, moved, wanted = 0.0, [], 0.0, 0.0
+    for k, interval_s in enumerate([0.02, 0.035, 0.03] + [TICK_S] * 30):
+        speed = 0.35 if k < 15 else 0.0
+        speeds.append(slew.follow(FORWARD * speed * 10.0, now_s)[0][0])
         now_s += interval_s
-    assert max(speeds) <= 0.18 + 1e-12
-    assert slew.owed[0] > 0.18**2 / 10.0, "more than braking needs"
+        moved, wanted = moved + speeds[-1] * interval_s, wanted + speed * interval_s
+    assert max(speeds) <= 0.35 + 1e-12
+    assert moved == pytest.approx(wanted) and speeds[-1] == 0.0
 
 
 def test_a_late_tick_does_not_buy_a_larger_step() -> None:
