@@ -126,6 +126,20 @@ def test_what_is_owed_makes_the_arm_slow_down_later_and_not_hurry() -> None:
     assert moved == pytest.approx(wanted) and speeds[-1] == 0.0
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_arm_is_never_further_behind_than_four_braking_ramps(seed: int) -> None:
+    """At full speed in a new direction every 60 ms, half of the time back: 4 v²/a is 50 mm."""
+    rng = np.random.default_rng(seed)
+    slew, way = SlewLimiter(AccelerationLimits(5.0, 10.0), LIMITS, TICK_S), np.ones(6)
+    for k in range(300):
+        if k % 3 == 0:
+            way = -way if rng.random() < 0.5 else rng.normal(size=6)
+            halves = np.repeat([np.linalg.norm(way[0:3]) / 0.25, np.linalg.norm(way[3:6])], 3)
+        slew.follow(way / halves, k * TICK_S)
+        assert np.linalg.norm(slew.owed[0:3]) <= 4.0 * 0.25**2 / 5.0
+        assert np.linalg.norm(slew.owed[3:6]) <= 4.0 * 1.0**2 / 10.0
+
+
 def test_a_late_tick_does_not_buy_a_larger_step() -> None:
     slew = SlewLimiter(AccelerationLimits(5.0, 10.0), LIMITS, TICK_S)
     slew.follow(np.zeros(6), 0.0)
