@@ -7,7 +7,7 @@ ENV := source scripts/env.bash
 # A test that needs ROS fails here instead of being skipped: the set-up has provided ROS.
 PYTEST := OPENVLA_ROS_REQUIRE_ROS=1 python -m pytest
 
-export BAG CHECKPOINT INSTRUCTION DURATION
+export BAG CHECKPOINT UNNORM_KEY INSTRUCTION DURATION
 
 .PHONY: help setup demo test test-all lint format build clean
 
@@ -17,7 +17,7 @@ help:  ## this list
 setup:  ## everything that is needed, into .venv/ and install/ (see scripts/setup.bash)
 	@scripts/setup.bash
 
-demo: setup  ## camera -> policy -> mock robot, live; BAG=, CHECKPOINT=, INSTRUCTION=, DURATION= (s)
+demo: setup  ## camera -> policy -> mock robot, live; BAG=, CHECKPOINT=, UNNORM_KEY=, INSTRUCTION=, DURATION= (s)
 	@$(ENV); openvla-ros demo \
 		$${BAG:+--bag "$$BAG"} $${CHECKPOINT:+--checkpoint "$$CHECKPOINT"} \
 		$${INSTRUCTION:+--instruction "$$INSTRUCTION"} $${DURATION:+--duration "$$DURATION"}

@@ -57,8 +57,8 @@ OTHERS = {
     "image": ("image", "camera topic; with image_transport:=compressed its /compressed"),
     "twist": ("", "topic for the twist, e.g. /servo_node/delta_twist_cmds"),
     "namespace": ("", "namespace of the node"),
-    "use_sim_time": ("false", "take time from /clock"),
-    "autostart": ("true", "configure and activate the node"),
+    "use_sim_time": ("", "true: take time from /clock"),
+    "autostart": ("true", "configure and activate the node, once"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }
 FASTDDS_PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"
@@ -84,6 +84,8 @@ def _described(name: str) -> str:
 
 def _start(context: LaunchContext) -> list:
     given = {name: LaunchConfiguration(name).perform(context) for name in (*FORWARDED, *OTHERS)}
+    # Empty is also what a launch file that includes this one passes for "not set".
+    given |= {name: default for name, (default, _) in OTHERS.items() if not given[name]}
     share = Path(get_package_share_directory("openvla_ros"))
     remappings = [
         ("image", given["image"]),
@@ -128,7 +130,9 @@ def _parameter_files(share: Path, given: dict[str, str]) -> list[str]:
 
 
 def _overrides(given: dict[str, str]) -> dict:
-    values: dict = {"use_sim_time": bool(yaml.safe_load(given["use_sim_time"]))}
+    values: dict = {}
+    if given["use_sim_time"]:
+        values["use_sim_time"] = bool(yaml.safe_load(given["use_sim_time"]))
     for name in FORWARDED:
         if not given[name]:
             continue
@@ -155,6 +159,8 @@ def _autostart(node: LifecycleNode) -> list:
         start_state="configuring",
         goal_state="inactive",
         entities=[change(Transition.TRANSITION_ACTIVATE)],
+        # Once: an operator who cleans up and configures again decides when the arm moves again.
+        handle_once=True,
     )
     return [
         RegisterEventHandler(activate_when_configured),

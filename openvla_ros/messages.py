@@ -142,12 +142,14 @@ def stamp_ns(stamp: Any) -> int:
 
 
 def check_instruction(text: str) -> str:
-    """Return an instruction unchanged when a prompt can hold it; empty = no task.
+    """Return an instruction unchanged when a prompt can hold it; "" when it is blank: no task.
 
     Raises:
         InstructionError: It holds a control character (a line break, for example), which would give
             the prompt another structure, or it is too long.
     """
+    if not text.strip():  # first: a lone line break is a wish to stop, not a damaged task
+        return ""
     for position, character in enumerate(text):
         if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp"):
             raise InstructionError(

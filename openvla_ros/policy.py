@@ -120,6 +120,7 @@ class OpenVLAPolicy:
         if unnorm_key or len(norm_stats) == 1:
             unnorm_key = resolve_unnorm_key(norm_stats, unnorm_key)
         processor = OpenVLAProcessor.from_pretrained(folder, prompt_form(config.llm_backbone_id))
+        processor.image_processor.require_sizes(config.image_sizes)
         if image_options is not None:
             processor.image_processor.options |= image_options
         merge = _merges(adapter_mode, quantization)

@@ -28,6 +28,9 @@ _ovr_load() {
 
     # shellcheck source=/dev/null
     . "$_ovr_venv/openvla_ros.env"  # ROS_SOURCE=wheels, or the setup script of the ROS it was built on
+    # colcon's scripts call their Python unquoted, and the path of .venv may hold a space.
+    _ovr_colcon_python=${COLCON_PYTHON_EXECUTABLE:-}
+    COLCON_PYTHON_EXECUTABLE=${_ovr_colcon_python:-$BASE_PYTHON}
     if [ "$ROS_SOURCE" = wheels ]; then
         # Another ROS in this shell would shadow the wheels: its rclpy belongs to another Python.
         case ":${AMENT_PREFIX_PATH:-}:" in
@@ -52,6 +55,7 @@ _ovr_load() {
         # shellcheck source=/dev/null
         . "$_ovr_root/install/setup.$_ovr_shell"
     fi
+    [ -n "$_ovr_colcon_python" ] || unset COLCON_PYTHON_EXECUTABLE
     unset ROS_SOURCE ROOT BASE_PYTHON
 
     export VIRTUAL_ENV=$_ovr_venv
@@ -78,6 +82,6 @@ _ovr_first() {  # _ovr_first VARIABLE DIRECTORY: DIRECTORY becomes the first ent
 
 _ovr_status=0
 _ovr_load || _ovr_status=$?
-unset _ovr_file _ovr_shell _ovr_root _ovr_venv _ovr_restore _ovr_list
+unset _ovr_file _ovr_shell _ovr_root _ovr_venv _ovr_restore _ovr_list _ovr_colcon_python
 unset -f _ovr_load _ovr_first
 eval "unset _ovr_status; return $_ovr_status"

@@ -44,8 +44,9 @@ die() {
 
 # ---- 1. system tools ---------------------------------------------------------------------------------
 
-# What PYTHON starts from: the interpreter behind a pyenv shim or a virtual environment.
-base_python() { "$1" -c 'import sys; print(sys._base_executable)' 2>/dev/null; }
+# What PYTHON starts from: the interpreter behind a pyenv shim, a virtual environment or a symlink. Without
+# the last, /usr/bin/python3 and the /usr/bin/python3.11 that its environment names would look like two.
+base_python() { "$1" -c 'import os, sys; print(os.path.realpath(sys._base_executable))' 2>/dev/null; }
 is_suitable() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; }
 imports() { "$1" -c "import $2" >/dev/null 2>&1; }
 

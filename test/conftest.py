@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+
+def _own_domain() -> int:
+    """Return a ROS domain that no other test process of this machine has, until this one ends.
+
+    Two of them in one domain see each other's nodes, and wait for services until they give up.
+    """
+    for domain in range(20, 100):  # Linux allows 0-101
+        name = f"openvla_ros_test_domain_{os.getuid()}_{domain}"
+        lock = os.open(Path(tempfile.gettempdir(), name), os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+        else:
+            return domain  # the lock stays open, and with it the domain is ours
+    raise pytest.UsageError("80 test processes hold every ROS domain; let some of them end.")
+
+
 # Set before anything imports rclpy or torch, and inherited by the processes that tests start.
 #
 # A test must never reach a robot on the same network, nor the tests of another process.
-os.environ["ROS_DOMAIN_ID"] = str(20 + os.getpid() % 80)  # 20-99: Linux allows 0-101
+os.environ["ROS_DOMAIN_ID"] = str(_own_domain())
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 if os.environ.get("ROS_DISTRO") == "humble":  # which does not know the variable above
     os.environ["ROS_LOCALHOST_ONLY"] = "1"
@@ -22,6 +42,10 @@ if os.environ.get("ROS_DISTRO") == "humble":  # which does not know the variable
 PROFILE = str(ROOT / "config" / "fastdds_images.xml")
 os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
 os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = PROFILE
+# The golden vectors are float32 on a CPU; where there is a GPU, `auto` would mean it, and bfloat16.
+# Tests marked `gpu` ask for it: OPENVLA_ROS_TEST_GPU=1 python -m pytest -m gpu
+if os.environ.get("OPENVLA_ROS_TEST_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Tiny models are slower on many threads than on few, and tests share the machine.
 os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
 
@@ -52,15 +76,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def reference_dir() -> Path:
     """Golden vectors of this repository."""
     return ROOT / "test" / "reference"
-
-
-@pytest.fixture(scope="session")
-def shared_dir() -> Path:
-    """Real recordings and the complete reference set, which are too large for the repository."""
-    path = Path(os.environ.get("OPENVLA_ROS_SHARED") or ROOT.parent / "shared")
-    if not path.is_dir():
-        pytest.skip(f"no recordings at {path}; name their folder in OPENVLA_ROS_SHARED")
-    return path
 
 
 @pytest.fixture(scope="session")

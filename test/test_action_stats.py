@@ -33,6 +33,11 @@ def test_masked_numbers_are_scaled_and_the_others_left_alone() -> None:
     assert action.dtype == np.float64
 
 
+def test_a_mask_of_words_is_refused() -> None:
+    with pytest.raises(ActionStatsError, match="true and false"):
+        parse_action_stats("d", {"action": {**ENTRY["action"], "mask": ["true", "false"]}}, "f")
+
+
 def test_a_missing_mask_scales_every_number() -> None:
     stats = parse_action_stats("robot", {"action": {"q01": [0.0], "q99": [4.0]}}, "config.json")
     assert unnormalize(np.array([1.0]), stats).tolist() == [4.0]

@@ -107,6 +107,9 @@ def test_code_in_the_folder_is_never_run(checkpoint: Path) -> None:
         ({"timm_model_ids": ["vit_of_tomorrow"]}, "vit_of_tomorrow"),
         ({"llm_backbone_id": "gpt"}, "llama2-7b-pure"),
         ({"text_config": {"model_type": "llama", "hidden_size": "wide"}}, "config.json"),
+        ({"image_sizes": ["224"]}, "image_sizes in config.json asks for"),
+        ({"text_config": {"vocab_size": 31000, "pad_token_id": 32000}}, "cannot be built"),
+        ({"image_sizes": [210]}, "makes images of"),
     ],
 )
 def test_an_unusable_configuration_is_an_error_of_ours(

@@ -160,6 +160,7 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path) -> None:
     assert result.returncode == 1
     assert json.loads(result.stdout)["type"] == "DependencyError"
     assert "pip install 'openvla_ros[model]'" in result.stderr
+    assert "first torch" in result.stderr, "the default torch for Linux brings gigabytes of CUDA"
 
 
 def test_without_ros_the_demo_says_how_to_get_it() -> None:
@@ -230,7 +231,8 @@ def test_doctor_fails_on_a_checkpoint_that_cannot_run(tmp_path, capsys) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     answer = json_of(capsys, ["doctor", "--checkpoint", str(tmp_path), "--json"], code=1)
     assert answer["usable"] is False
-    [problem] = [f for f in answer["findings"] if f["level"] == "problem"]
+    about_it = [f for f in answer["findings"] if f["section"] == "checkpoint"]
+    [problem] = [f for f in about_it if f["level"] == "problem"]
     assert "gpt2" in problem["reason"]
 
 

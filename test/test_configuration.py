@@ -66,6 +66,9 @@ def test_a_norm_layer_means_clips_epsilon() -> None:
         ({"use_fused_vision_backbone": False}, "timm_model_ids names 2"),
         ({"image_sizes": [224]}, "all have two"),
         ({"text_config": {"model_type": "nothing"}}, "nothing"),
+        ({"n_action_bins": 1}, "1 action bins"),
+        ({"n_action_bins": "many"}, "n_action_bins must be a whole number, not 'many'"),
+        ({"pad_to_multiple_of": None}, "pad_to_multiple_of"),
     ],
 )
 def test_a_contradiction_is_an_error(arguments: dict, words: str) -> None:
@@ -80,6 +83,8 @@ def test_a_contradiction_is_an_error(arguments: dict, words: str) -> None:
         ({"mine": {"swiglu": True}}, "swiglu"),
         ({"mine": {"global_pool": "avg"}}, "global_pool"),
         ({"mine": {"depth": 1}}, "depth"),
+        ({"mine": {"num_heads": 7}}, "multiple of num_heads"),
+        ({"mine": {"embed_dim": "768"}}, "whole numbers"),
     ],
 )
 def test_an_unknown_tower_is_an_error(specs: dict, words: str) -> None:

@@ -5,7 +5,6 @@ This process is camera, operator and robot; the node is another process that loa
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -18,6 +17,8 @@ import pytest
 from PIL import Image as Picture
 
 from openvla_ros.policy import OpenVLAPolicy
+from openvla_ros.ros.frame_sources import shared_data_folder
+from openvla_ros.sim import table_scene
 
 pytestmark = pytest.mark.ros
 
@@ -26,21 +27,18 @@ UNNORM_KEY = "bridge_orig"
 PATIENCE_S = 60.0  # a limit for a broken test, not a measurement
 
 
-def frames(shared: Path | None, count: int = 12) -> list[np.ndarray]:
+def frames(data: Path | None, count: int = 12) -> list[np.ndarray]:
     """Real robot frames where there are any, else rendered ones: (H, W, 3) uint8 RGB."""
-    if shared is not None:
-        files = sorted((shared / "data" / "bridge_v2_frames100" / "images").glob("*.jpg"))
+    if data is not None:
+        files = sorted((data / "bridge_v2_frames100" / "images").glob("*.jpg"))
         if files:
             return [np.array(Picture.open(path).convert("RGB")) for path in files[::7][:count]]
-    from openvla_ros.sim import table_scene
-
     return [table_scene.render(index * 0.7) for index in range(count)]
 
 
 @pytest.fixture(scope="module")
 def images() -> list[np.ndarray]:
-    folder = Path(os.environ.get("OPENVLA_ROS_SHARED") or Path(__file__).parents[2] / "shared")
-    return frames(folder if folder.is_dir() else None)
+    return frames(shared_data_folder())
 
 
 class Robot:

@@ -62,7 +62,33 @@ def started(launch_file, monkeypatch: pytest.MonkeyPatch, **given: str) -> list:
 
 def test_empty_arguments_override_nothing(launch_file, monkeypatch: pytest.MonkeyPatch) -> None:
     given = dict.fromkeys((*launch_file.FORWARDED, *launch_file.OTHERS), "")
+    assert launch_file._overrides(given) == {}
     assert launch_file._overrides({**given, "use_sim_time": "false"}) == {"use_sim_time": False}
+
+
+def test_an_empty_argument_of_an_including_launch_file_is_the_default(
+    launch_file, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from launch.actions import EmitEvent
+    from launch_ros.actions import LifecycleNode
+
+    given = dict.fromkeys((*launch_file.FORWARDED, *launch_file.OTHERS), "")
+    actions = started(launch_file, monkeypatch, **given)
+    assert any(isinstance(action, EmitEvent) for action in actions), "autostart is true by default"
+    (node,) = (action for action in actions if isinstance(action, LifecycleNode))
+    words = [str(getattr(part, "text", part)) for argument in node.cmd for part in argument]
+    assert words[words.index("--log-level") + 1] == "info"
+
+
+def test_autostart_activates_only_the_first_time(
+    launch_file, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Configured again by hand, e.g. with another checkpoint, the arm must not move by itself."""
+    from launch.actions import RegisterEventHandler
+
+    actions = started(launch_file, monkeypatch)
+    (handler,) = (a.event_handler for a in actions if isinstance(a, RegisterEventHandler))
+    assert handler.handle_once
 
 
 def test_arguments_have_the_types_of_their_parameters(launch_file) -> None:

@@ -308,3 +308,9 @@ def test_plain_text_is_an_instruction(text: str) -> None:
 def test_text_that_would_change_the_prompt_is_refused(text: str) -> None:
     with pytest.raises(InstructionError):
         check_instruction(text)
+
+
+@pytest.mark.parametrize("text", ["", " ", "   ", "\n", "\t "])
+def test_a_blank_instruction_is_no_task(text: str) -> None:
+    """Blanks once reached the policy, which refuses them: the node went to FAULT."""
+    assert check_instruction(text) == ""

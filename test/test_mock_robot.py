@@ -39,7 +39,6 @@ def test_silence_stops_the_arm_after_the_time_out() -> None:
     run(arm, 0.02, 3.0)
     travelled = arm.pose.position[0]
     assert travelled == pytest.approx(0.1 * COMMAND_TIMEOUT_S), f"travelled {travelled} m"
-    assert not arm.is_command_fresh(3.0)
 
 
 def test_the_time_out_counts_from_the_stamp_not_from_the_arrival() -> None:

@@ -157,7 +157,7 @@ def test_saving_writes_the_keys_that_were_loaded(
 def test_any_causal_language_model_takes_the_place_of_llama(family: str) -> None:
     text = {
         "model_type": family,
-        "vocab_size": 320,
+        "vocab_size": 384,
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": 2,

@@ -9,10 +9,12 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS; run `make setup`, then `source scripts/env.bash`")
 
+import rclpy
 from builtin_interfaces.msg import Time
 from node_cell import MOVING, NAME, Cell, GatedPolicy, is_zero, latched, pixels_seen
 from openvla_ros.msg import VLAAction
 from rcl_interfaces.msg import ParameterType
+from rclpy.context import Context
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage
@@ -24,6 +26,7 @@ from openvla_ros.control.states import Reason, State
 from openvla_ros.errors import SelfTestError
 from openvla_ros.mock_policy import MockPolicy
 from openvla_ros.ros import qos
+from openvla_ros.ros.node import OpenVLANode
 
 pytestmark = pytest.mark.ros
 
@@ -107,19 +110,21 @@ def test_every_frame_is_answered_or_counted_as_dropped() -> None:
         cell.image()
         assert policy.began.acquire(timeout=10.0)  # the policy is busy from here on
         ledger = cell.node._session.ledger
-        for count in range(2, 12):
+        for _ in range(10):
             cell.image()
-            cell.wait(lambda count=count: ledger.received == count, f"frame {count}")
-        assert (ledger.dropped, ledger.in_flight) == (9, 2)
+        # Not a fixed number: an image that is slow to arrive is sent again, and then arrives twice.
+        assert ledger.received >= 11
+        assert (ledger.actions, ledger.in_flight) == (0, 2)
+        assert ledger.dropped == ledger.received - 2
         policy.may_answer.release(100)
         cell.wait(lambda: ledger.in_flight == 0, "no frame in flight")
-        cell.wait(lambda: len(cell.actions) == 2, "two answers")
         status = cell.wait(
-            lambda: cell.statuses[-1] if cell.statuses[-1].actions == 2 else None, "the status"
+            lambda: cell.statuses[-1] if cell.statuses[-1].actions >= 2 else None, "the status"
         )
-        assert status.frames_received == 11
-        assert status.frames_received == status.actions + status.frames_dropped
-        assert status.frames_in_flight == 0
+        assert status.frames_received == (
+            status.actions + status.frames_dropped + status.frames_in_flight
+        )
+        cell.wait(lambda: len(cell.actions) == ledger.actions, "as many answers as are counted")
 
 
 def test_the_policy_sees_rgb_whatever_the_camera_sends() -> None:
@@ -444,6 +449,53 @@ def test_a_misspelt_parameter_fails_configure_by_name() -> None:
         assert "limits.linear_sped" in status.detail and "limits.linear_speed" in status.detail
 
 
+def test_every_parameter_that_the_node_does_not_have_is_named() -> None:
+    with Cell(not_yet=False, neither="tool") as cell:
+        assert not cell.change("configure")
+        detail = cell.wait_status(State.UNCONFIGURED, Reason.BAD_PARAMETER).detail
+        assert "'not_yet'" in detail and "'neither'" in detail
+
+
+def test_bad_values_at_start_are_mended_one_by_one() -> None:
+    with Cell(backend="mok", quantization="int3", instruction="pick up the cup") as cell:
+        assert not cell.change("configure")
+        assert "mok" in cell.wait_status(State.UNCONFIGURED, Reason.BAD_PARAMETER).detail
+        assert not cell.node.set_parameters([Parameter("backend", value="mokk")])[0].successful
+        assert cell.node.set_parameters([Parameter("backend", value="mock")])[0].successful
+        assert not cell.change("configure")
+        assert "int3" in cell.wait_status(State.UNCONFIGURED, Reason.BAD_PARAMETER).detail
+        assert cell.node.set_parameters([Parameter("quantization", value="none")])[0].successful
+        cell.start(instruction="")
+        assert cell.answer().instruction == "pick up the cup"
+
+
+def test_every_choice_can_be_given_on_the_command_line() -> None:
+    """ROS reads `mock_fault:=nan` as a number, which once ended the process."""
+    choices = [(p.name, choice) for p in PARAMETERS.values() for choice in p.choices if choice]
+    for name, choice in choices:
+        context = Context()
+        rclpy.init(args=["--ros-args", "-p", f"{name}:={choice}"], context=context)
+        node = OpenVLANode(context=context)
+        try:
+            assert PARAMETERS[name].check(node.get_parameter(name).value) == choice
+        finally:
+            node.destroy_node()
+            rclpy.shutdown(context=context)
+
+
+def test_an_array_of_whole_numbers_is_an_array_of_doubles() -> None:
+    with Cell(mock_action=[0, 0, 0, 0, 0, 0, 1]) as cell:
+        cell.start()
+        assert list(cell.answer().raw) == [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+
+
+def test_a_configured_node_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openvla_ros.ros.node.STATUS_PERIOD_S", 3600.0)
+    with Cell() as cell:
+        assert cell.change("configure")
+        cell.wait_status(State.READY, Reason.OK)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -472,11 +524,12 @@ def test_limits_change_at_run_time_and_whole_numbers_are_accepted() -> None:
         assert answer.delta_position.x == 0.0
 
 
-def test_the_instruction_parameter_is_an_instruction() -> None:
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_the_instruction_parameter_is_an_instruction(blank: str) -> None:
     with Cell(instruction="pick up the cup") as cell:
         cell.start(instruction="")
         assert cell.answer().instruction == "pick up the cup"
-        cell.node.set_parameters([Parameter("instruction", value="")])
+        cell.node.set_parameters([Parameter("instruction", value=blank)])
         cell.wait_status(State.IDLE, Reason.NO_INSTRUCTION)
 
 

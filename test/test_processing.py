@@ -144,6 +144,42 @@ def test_incomplete_settings_are_refused(edit: dict) -> None:
         ImageProcessor({**plain, **edit})
 
 
+RESIZE = SETTINGS["tvf_resize_params"][0]
+NORMALIZE = SETTINGS["tvf_normalize_params"][0]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"tvf_resize_params": [{**RESIZE, "interpolation": 9}] * 2},
+        {"tvf_resize_params": [{**RESIZE, "size": [0, 0]}] * 2},
+        {"tvf_resize_params": [{**RESIZE, "size": "224"}] * 2},
+        {"tvf_crop_params": [{"output_size": [224, 224, 3]}] * 2},
+        {"tvf_normalize_params": [{**NORMALIZE, "mean": [0.5, 0.5]}] * 2},
+        {"tvf_normalize_params": [{**NORMALIZE, "mean": [float("nan")] * 3}] * 2},
+        {"tvf_normalize_params": [{**NORMALIZE, "std": [0.0, 0.5, 0.5]}] * 2},
+        {"tvf_do_letterbox": True, "tvf_letterbox_fill": [1, 2]},
+        {"image_options": ["lanczos3"]},
+    ],
+)
+def test_settings_that_no_image_can_follow_are_refused(edit: dict) -> None:
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json"):
+        ImageProcessor({**SETTINGS, **edit})
+
+
+def test_settings_that_are_a_list_are_refused() -> None:
+    with pytest.raises(CheckpointError, match="JSON object, not a list"):
+        ImageProcessor([])
+
+
+def test_images_of_another_size_than_the_towers_take_are_refused() -> None:
+    processor = ImageProcessor(SETTINGS)
+    processor.require_sizes([224, 224])
+    for sizes in ([224], [224, 384]):
+        with pytest.raises(CheckpointError, match="image_sizes"):
+            processor.require_sizes(sizes)
+
+
 def test_an_unknown_strategy_is_refused_with_the_known_ones() -> None:
     with pytest.raises(CheckpointError, match="letterbox"):
         ImageProcessor({**SETTINGS, "image_resize_strategy": "stretch"})

@@ -37,6 +37,12 @@ def test_a_word_that_is_no_device_is_an_error() -> None:
         choose_device("gpu please")
 
 
+@pytest.mark.parametrize("device", ["meta", "mps"])
+def test_a_device_that_is_not_supported_is_an_error(device: str) -> None:
+    with pytest.raises(ConfigurationError, match="auto, cpu"):
+        choose_device(device)
+
+
 def test_a_cpu_computes_exactly_when_memory_allows() -> None:
     assert choose_dtype("auto", CPU, parameters=10)[0] is torch.float32
     dtype, reason = choose_dtype("auto", CPU, parameters=10**15)

@@ -46,10 +46,10 @@ class Machine:
         (self.bin / name).write_text(f"#!{shutil.which('bash')}\n{body}\n")
         (self.bin / name).chmod(0o755)
 
-    def set_up(self) -> subprocess.CompletedProcess[str]:
+    def set_up(self, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [shutil.which("bash"), str(self.checkout / "scripts" / "setup.bash")],
-            env={"PATH": str(self.bin), "HOME": os.environ["HOME"]},
+            env={"PATH": str(self.bin), "HOME": os.environ["HOME"], **variables},
             capture_output=True,
             text=True,
             timeout=120,
@@ -111,3 +111,17 @@ def test_a_python_that_is_too_old_is_named_with_what_is_needed(machine: Machine)
     assert result.returncode == 1
     assert "3.10 to 3.13" in result.stderr
     assert "Python 3.8.10" in result.stderr
+
+
+def test_a_second_run_keeps_the_environment_of_the_first(machine: Machine) -> None:
+    """Where python3 is a symlink (Debian, Ubuntu), the second run used to start from nothing."""
+    shutil.copy(ROOT / "constraints.txt", machine.checkout)
+    (machine.bin / "python3").unlink()
+    (machine.bin / "python3.any").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
+    (machine.bin / "python3").symlink_to("python3.any")
+    nowhere = str(machine.checkout / "nowhere" / "torch-0-py3-none-any.whl")
+    first, second = machine.set_up(TORCH_SPEC=nowhere), machine.set_up(TORCH_SPEC=nowhere)
+    assert "new environment in .venv (there is none)" in first.stdout
+    assert "pip cannot install" in first.stderr, "it must stop before it needs a network"
+    assert "new environment" not in second.stdout
+    assert "pip cannot install" in second.stderr

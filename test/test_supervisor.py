@@ -210,6 +210,14 @@ def test_reset_keeps_the_stop_of_the_operator() -> None:
     assert scene.judged() == (State.HOLD, Reason.OPERATOR)
 
 
+@pytest.mark.parametrize("detail", ["RuntimeError: bad", "RuntimeError: bad."])
+def test_a_fault_is_told_in_whole_sentences(detail: str) -> None:
+    scene = Scene()
+    scene.supervisor.fail(Reason.MODEL_ERROR, detail)
+    verdict = scene.supervisor.assess(scene.now_s, None)
+    assert verdict.detail == "RuntimeError: bad. Call ~/reset to go on."
+
+
 def test_only_faults_and_the_operator_cut_the_twist() -> None:
     scene = Scene()
     scene.image()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from openvla_ros import __version__
 from openvla_ros.cli.keys import local_folder
-from openvla_ros.cli.output import needs
+from openvla_ros.cli.output import how_to_install, needs
 from openvla_ros.errors import OpenVLAError
 from openvla_ros.types import Finding
 
@@ -51,7 +51,7 @@ def software_findings() -> list[Finding]:
         if version is not None:
             findings.append(Finding("software", name, version))
             continue
-        advice = f"pip install 'openvla_ros[{extra}]'" if extra else f"pip install {name}"
+        advice = how_to_install(name, extra) if extra else f"pip install {name}"
         level = "problem" if name in REQUIRED else "warn"
         reason = f"{without}: {advice}" if without else advice
         findings.append(Finding("software", name, "not installed", reason, level))

@@ -67,7 +67,7 @@ def needs(purpose: str) -> Iterator[None]:
         if missing in _EXTRAS:
             raise DependencyError(
                 f"{purpose} needs {missing}, which is not installed: "
-                f"pip install 'openvla_ros[{_EXTRAS[missing]}]'."
+                f"{how_to_install(missing, _EXTRAS[missing])}."
             ) from error
         if missing in _ROS_MODULES or error.name in ("openvla_ros.msg", "openvla_ros.srv"):
             raise DependencyError(
@@ -75,6 +75,14 @@ def needs(purpose: str) -> Iterator[None]:
                 "and `source scripts/env.bash`, or source the workspace that holds openvla_ros."
             ) from error
         raise
+
+
+def how_to_install(name: str, extra: str) -> str:
+    """Return what brings an optional library of this package; torch is the user's to choose."""
+    command = f"pip install 'openvla_ros[{extra}]'"
+    if name != "torch":
+        return command
+    return f"first torch as https://pytorch.org/get-started/locally/ says, then {command}"
 
 
 def _plain(value: Any) -> Any:

@@ -116,10 +116,15 @@ def refuse_unknown(names: Mapping[str, Any]) -> None:
     """Return when every name is a parameter of the node.
 
     Raises:
-        ConfigurationError: Some is not; the text proposes the nearest known name.
+        ConfigurationError: Some are not; the text has them all, each with the nearest known name.
     """
+    unknown = []
     for name in names:
         if name not in PARAMETERS:
             near = difflib.get_close_matches(name, PARAMETERS, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else "."
-            raise ConfigurationError(f"openvla_node has no parameter '{name}'{hint}")
+            unknown.append(f"'{name}' (did you mean '{near[0]}'?)" if near else f"'{name}'")
+    if unknown:
+        raise ConfigurationError(
+            f"openvla_node has no parameter {', '.join(unknown)}: leave out what this version does "
+            "not know; config/openvla.yaml lists the rest."
+        )

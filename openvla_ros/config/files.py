@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from openvla_ros.config import PARAMETERS, refuse_unknown
 from openvla_ros.config.parameter import Parameter
 from openvla_ros.errors import ConfigurationError
@@ -30,8 +32,6 @@ def read_parameter_file(path: str | Path) -> dict[str, Any]:
         ConfigurationError: Not readable, not of the form `node: {ros__parameters: {...}}`, an
             unknown parameter or a bad value.
     """
-    import yaml
-
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         (node,) = content.values()

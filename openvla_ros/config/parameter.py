@@ -67,6 +67,8 @@ class Parameter:
             return self._check_array(value)
         if isinstance(self.default, float) and isinstance(value, int) and type(value) is not bool:
             value = float(value)
+        if "nan" in self.choices and isinstance(value, float) and math.isnan(value):
+            value = "nan"  # ROS reads this word as a number
         if type(value) is not type(self.default):
             raise self._error(value, f"a {self.type_name}")
         if isinstance(value, str):

@@ -68,7 +68,8 @@ class Supervisor:
     def fail(self, reason: Reason, detail: str) -> None:
         """Something broke that does not heal by itself. The first cause is kept."""
         if self._fault is None:
-            self._fault = Verdict(State.FAULT, reason, f"{detail} Call ~/reset to go on.")
+            what = detail.rstrip(". ")  # exceptions end with a full stop, or without
+            self._fault = Verdict(State.FAULT, reason, f"{what}. Call ~/reset to go on.")
 
     def image_arrived(self, stamp_ns: int, age_s: float, now_s: float) -> bool:
         """Book a new image; return whether the model shall see it.

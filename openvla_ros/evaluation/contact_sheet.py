@@ -170,7 +170,7 @@ def _draw_height_bar(
 def _draw_numbers(draw: ImageDraw.ImageDraw, step: SheetStep, x: int, y: int) -> None:
     millimetres, degrees = step.delta_position_m * 1000, np.degrees(step.delta_rotation_rad)
     for text in (_signed("d", millimetres, "mm"), _signed("r", degrees, "°")):
-        draw.text((x, y), text, INK, font=_font(12))
+        draw.text((x, y), text, INK, font=_font(11))  # at 12 the widest row leaves the card
         y += 21
     draw.text((x, y), "gripper", INK, font=_font(13))
     known = math.isfinite(step.gripper)

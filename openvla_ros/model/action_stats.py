@@ -60,7 +60,7 @@ def parse_action_stats(unnorm_key: str, entry: Mapping[str, Any], source: str) -
         action = entry["action"]
         q01 = np.asarray(action["q01"], dtype=np.float64)
         q99 = np.asarray(action["q99"], dtype=np.float64)
-        mask = np.asarray(action.get("mask", np.ones(q01.shape, bool)), dtype=bool)
+        mask = np.asarray(action.get("mask", np.ones(q01.shape, bool)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ActionStatsError(
             f"{where} cannot be read ({type(error).__name__}: {error}). It needs action.q01 and "
@@ -71,6 +71,9 @@ def parse_action_stats(unnorm_key: str, entry: Mapping[str, Any], source: str) -
             f"{where}: q01, q99 and mask must have one length, "
             f"not {q01.shape}, {q99.shape} and {mask.shape}."
         )
+    if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
+        raise ActionStatsError(f"{where}: mask must hold true and false, not {mask.tolist()}.")
+    mask = mask.astype(bool)
     if not (np.isfinite(q01).all() and np.isfinite(q99).all()):
         raise ActionStatsError(f"{where}: q01 or q99 holds NaN or infinity.")
     for array in (q01, q99, mask):

@@ -44,12 +44,12 @@ def load_adapter(
         raise DependencyError("An adapter needs peft: pip install 'openvla_ros[model]'") from error
     tensors = _read_tensors(adapter_dir)
     _refuse_other_kinds(adapter_dir)
-    config = LoraConfig.from_pretrained(str(adapter_dir))
-    config.target_modules = sorted(_adapted_modules(tensors))
-    config.inference_mode = True
     try:
+        config = LoraConfig.from_pretrained(str(adapter_dir))
+        config.target_modules = sorted(_adapted_modules(tensors))
+        config.inference_mode = True
         adapted = PeftModel(model, config)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise CheckpointError(
             f"The adapter {adapter_dir} does not fit this model: {error}. Check its base model."
         ) from error

@@ -91,7 +91,7 @@ def read_config(checkpoint_dir: Path) -> OpenVLAConfig:
     except OpenVLAError:
         raise
     except Exception as error:  # the library's own validation raises many types
-        raise CheckpointError(f"{path} cannot be used: {error}") from error
+        raise CheckpointError(f"{path} cannot be used: {_one_line(error)}") from error
 
 
 def load_model(
@@ -141,9 +141,19 @@ def load_model(
 
 
 def expected_shapes(config: OpenVLAConfig) -> dict[str, Shape]:
-    """Return key -> shape of every tensor that a checkpoint of this configuration holds."""
-    with torch.device("meta"):
-        model = OpenVLAForActionPrediction(config)
+    """Return key -> shape of every tensor that a checkpoint of this configuration holds.
+
+    Raises:
+        CheckpointError: No network can be built from the numbers in config.json.
+    """
+    try:
+        with torch.device("meta"):
+            model = OpenVLAForActionPrediction(config)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise CheckpointError(
+            f"{CONFIG_FILE} describes a network that cannot be built: {_one_line(error)}. Compare "
+            "it with the checkpoint this one was made from."
+        ) from error
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
@@ -232,6 +242,10 @@ def key_problems(
     ]
     named = {"missing": missing, "unexpected": unexpected, "mis-shaped": misshaped}
     return [f"{word} {_listed(keys)}" for word, keys in named.items() if keys]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _listed(names: list[str]) -> str:

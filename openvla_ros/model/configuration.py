@@ -75,6 +75,12 @@ class VitSpec:
                 "norm_layer."
             )
         spec = cls(**known)
+        whole = (spec.patch_size, spec.embed_dim, spec.depth, spec.num_heads)
+        if not all(isinstance(n, int) and n > 0 for n in whole) or spec.embed_dim % spec.num_heads:
+            raise CheckpointError(
+                f"vit_specs[{name!r}] in config.json: patch_size, embed_dim, depth and num_heads "
+                f"must be whole numbers above 0 and embed_dim a multiple of num_heads, not {whole}."
+            )
         if spec.global_pool not in ("token", "map") or spec.depth < 2:
             raise CheckpointError(
                 f"vit_specs[{name!r}] in config.json: global_pool must be 'token' or 'map' and "
@@ -163,6 +169,7 @@ class OpenVLAConfig(PretrainedConfig):
         self.pad_to_multiple_of = pad_to_multiple_of
         self.vit_specs = {name: dict(spec) for name, spec in (vit_specs or {}).items()}
         self.text_config = _text_config(text_config)
+        self._require_action_ids()
         self._set_towers(timm_model_ids, image_sizes, timm_override_act_layers)
         fused = len(self.timm_model_ids) == 2
         self.use_fused_vision_backbone = (
@@ -207,6 +214,21 @@ class OpenVLAConfig(PretrainedConfig):
                 "config.json: timm_model_ids, image_sizes and timm_override_act_layers must all "
                 f"have one or all have two entries, not {self.timm_model_ids}, "
                 f"{self.image_sizes}, {self.timm_override_act_layers}."
+            )
+
+    def _require_action_ids(self) -> None:
+        numbers = {
+            "n_action_bins": self.n_action_bins,
+            "pad_to_multiple_of": self.pad_to_multiple_of,
+        }
+        for name, value in numbers.items():
+            if not isinstance(value, int):
+                raise CheckpointError(f"config.json: {name} must be a whole number, not {value!r}.")
+        if not 2 <= self.n_action_bins < self.action_vocab_size:
+            raise CheckpointError(
+                f"config.json: {self.n_action_bins} action bins (n_action_bins) do not fit a "
+                f"vocabulary of {self.action_vocab_size} ids (text_config.vocab_size less "
+                "pad_to_multiple_of)."
             )
 
     def towers(self) -> list[VitSpec]:

@@ -53,6 +53,10 @@ class ImageOptions:
             CheckpointError: An unknown option, or a value that is not true or false.
         """
         stored = stored or {}
+        if not isinstance(stored, Mapping):
+            raise CheckpointError(
+                f"preprocessor_config.json: {OPTIONS_KEY} must be a JSON object, not {stored!r}."
+            )
         names = [f.name for f in fields(cls)]
         wrong = [k for k, v in stored.items() if k not in names or not isinstance(v, bool)]
         if wrong:

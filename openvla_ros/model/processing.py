@@ -8,7 +8,7 @@ Sources: openvla @ c8f03f4, prismatic/extern/hf/processing_prismatic.py; torchvi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,9 @@ class TowerTransform:
         crop: (height, width) of the central crop.
         mean: Per channel, on values in [0, 1].
         std: Per channel.
+
+    Raises:
+        ValueError: A number that no image can be brought to.
     """
 
     resize: tuple[int, int] | int
@@ -56,6 +59,14 @@ class TowerTransform:
     crop: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in _INTERPOLATIONS.values():
+            raise ValueError(f"interpolation {self.interpolation} is not one of 0 to 5")
+        if len(self.mean) != 3 or not np.isfinite(self.mean).all():
+            raise ValueError(f"mean must be three finite numbers, not {list(self.mean)}")
+        if len(self.std) != 3 or not np.isfinite(self.std).all() or min(self.std) <= 0:
+            raise ValueError(f"std must be three numbers above 0, not {list(self.std)}")
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Return (3, h, w) float32, normalised."""
@@ -87,6 +98,10 @@ class ImageProcessor:
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
+        if not isinstance(settings, Mapping):
+            raise CheckpointError(
+                f"{PROCESSOR_FILE} must hold a JSON object, not a {type(settings).__name__}."
+            )
         self.settings = dict(settings)
         self.options = ImageOptions.from_dict(settings.get(OPTIONS_KEY))
         strategy = settings.get("image_resize_strategy", "letterbox")
@@ -101,8 +116,8 @@ class ImageProcessor:
             self.letterbox_fill = _letterbox_fill(settings) if letterbox else None
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CheckpointError(
-                f"{PROCESSOR_FILE} is incomplete ({type(error).__name__}: {error}). Copy the file "
-                "from the checkpoint this one was made from."
+                f"{PROCESSOR_FILE} is incomplete or wrong ({type(error).__name__}: {error}). Copy "
+                "the file from the checkpoint this one was made from."
             ) from error
 
     @classmethod
@@ -121,6 +136,20 @@ class ImageProcessor:
             ) from None
         except ValueError as error:
             raise CheckpointError(f"{path} is not JSON: {error}") from error
+
+    def require_sizes(self, image_sizes: Sequence[int]) -> None:
+        """Return when the images made here are as the towers take them, one side per tower.
+
+        Raises:
+            CheckpointError: Another number of towers or another size.
+        """
+        made = [tower.crop for tower in self.towers]
+        wanted = [(size, size) for size in image_sizes]
+        if made != wanted:
+            raise CheckpointError(
+                f"{PROCESSOR_FILE} makes images of {made} pixels, one per tower, but image_sizes "
+                f"in config.json asks for {wanted}. Copy both files from one checkpoint."
+            )
 
     def __call__(self, image: np.ndarray | Image.Image) -> torch.Tensor:
         """Return (3 or 6, h, w) float32; two towers stack on the channel axis.
@@ -284,11 +313,11 @@ def _tower_transforms(settings: Mapping[str, Any], strategy: str) -> list[TowerT
         default_size = (height, width) if strategy == "resize-naive" else min(height, width)
         towers.append(
             TowerTransform(
-                resize=_resize_size(resize.get("size", default_size)),
+                resize=_size(resize.get("size", default_size)),
                 interpolation=_interpolation(
                     resize["interpolation"] if resize else settings["interpolations"][index]
                 ),
-                crop=tuple(crop.get("output_size", (height, width))),
+                crop=_crop_size(crop.get("output_size", (height, width))),
                 mean=tuple(normalize["mean"] if normalize else settings["means"][index]),
                 std=tuple(normalize["std"] if normalize else settings["stds"][index]),
             )
@@ -303,10 +332,17 @@ def _stored(settings: Mapping[str, Any], name: str, index: int) -> Mapping[str, 
     return entries[index] if entries else {}
 
 
-def _resize_size(size: int | list[int] | tuple[int, ...]) -> tuple[int, int] | int:
-    if isinstance(size, int):
-        return size
-    return int(size[0]) if len(size) == 1 else (int(size[0]), int(size[1]))
+def _size(size: int | Sequence[int]) -> tuple[int, int] | int:
+    """Return (height, width), or the one number of the shorter side."""
+    numbers = [size] if isinstance(size, int) else list(size)
+    if len(numbers) not in (1, 2) or not all(isinstance(n, int) and n > 0 for n in numbers):
+        raise ValueError(f"a size must be one or two whole numbers above 0, not {size!r}")
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def _crop_size(size: int | Sequence[int]) -> tuple[int, int]:
+    sides = _size(size)
+    return (sides, sides) if isinstance(sides, int) else sides
 
 
 def _interpolation(value: int | str) -> int:
@@ -318,6 +354,8 @@ def _letterbox_fill(settings: Mapping[str, Any]) -> tuple[int, ...]:
     fill = settings.get("tvf_letterbox_fill")
     if fill is None:
         fill = [int(255 * value) for value in settings["means"][-1]]
+    if len(fill) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in fill):
+        raise ValueError(f"tvf_letterbox_fill must be three numbers from 0 to 255, not {fill!r}")
     return tuple(fill)
 
 

@@ -44,6 +44,10 @@ def choose_device(device: str = "auto") -> tuple[torch.device, str]:
         raise ConfigurationError(
             f"device {device!r} is not a device name; use auto, cpu, cuda or cuda:N."
         ) from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigurationError(
+            f"device {device!r} is not supported; use auto, cpu, cuda or cuda:N."
+        )
     if chosen.type == "cuda":
         if not available:
             raise DeviceError(f"device {device!r} was asked for: {_why_no_cuda()}.")

@@ -94,8 +94,8 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         OperatorServices(self, lambda: self._session, self._slow_services)
         self._create_timers_and_inputs()
         try:
+            self._instruction = check_instruction(self.get_parameter("instruction").value)
             self._config = read_config(self)
-            self._instruction = check_instruction(self._config.inputs.instruction)
         except OpenVLAError as error:  # configure will say it again, and fail
             self.get_logger().error(str(error))
         self.add_on_set_parameters_callback(self._on_parameters)
@@ -159,6 +159,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
             self._rest(Verdict(State.UNCONFIGURED, _reason_of(error), str(error) or repr(error)))
             return FAILURE
         self._subscribe_to_images(self._config.inputs.image_transport)
+        self._publish_status()  # READY
         return super().on_configure(state)
 
     @guarded_transition
@@ -306,16 +307,16 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         try:
             is_unconfigured = self._resting.state is State.UNCONFIGURED
             config = changed_config(self, changes, is_unconfigured=is_unconfigured)
+            texts = [check_instruction(c.value) for c in changes if c.name == "instruction"]
             if config is not None:
-                for change in changes:
-                    if change.name == "instruction":
-                        check_instruction(change.value)
-                self._use(config, {change.name for change in changes})
+                self._use(config)
+            for text in texts:
+                self._set_instruction(text)
         except OpenVLAError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
-    def _use(self, config: NodeConfig, changed: set[str]) -> None:
+    def _use(self, config: NodeConfig) -> None:
         session = self._session
         if session is not None:
             if config.motion.motion_enabled and not self._config.motion.motion_enabled:
@@ -326,8 +327,6 @@ class OpenVLANode(LifecycleNodeMixin, Node):
             if isinstance(session.policy, MockPolicy):
                 session.policy.fault = config.model.mock_fault
         self._config = config
-        if "instruction" in changed:
-            self._set_instruction(config.inputs.instruction)
 
     def _stream(self) -> None:
         session = self._session

@@ -47,7 +47,10 @@ def read_config(node: Node) -> NodeConfig:
 def changed_config(
     node: Node, changes: Iterable[RosParameter], *, is_unconfigured: bool
 ) -> NodeConfig | None:
-    """Return the configuration after the given changes; None when none of them is ours.
+    """Return the configuration after the given changes; None when there is none to use.
+
+    That is so when no change is ours, and while other values that the node was started with are
+    unusable: each can then be mended on its own, and configure says what is left.
 
     Raises:
         ConfigurationError: A new value is not usable, or may change only before configure.
@@ -58,12 +61,26 @@ def changed_config(
     values = _current_values(node)
     for name, value in ours.items():
         parameter = PARAMETERS[name]
-        is_new = parameter.check(value) != parameter.check(values[name])
-        if is_new and parameter.only_unconfigured and not is_unconfigured:
+        checked = parameter.check(value)
+        is_fixed = parameter.only_unconfigured and not is_unconfigured
+        if is_fixed and checked != parameter.check(values[name]):
             raise ConfigurationError(
                 f"parameter '{name}' takes effect at configure: clean up, set it, configure again."
             )
-    return NodeConfig.from_values({**values, **ours})
+    try:
+        return NodeConfig.from_values({**values, **ours})
+    except ConfigurationError:
+        if is_unconfigured and not _is_usable(values):
+            return None
+        raise
+
+
+def _is_usable(values: dict[str, Any]) -> bool:
+    try:
+        NodeConfig.from_values(values)
+    except ConfigurationError:
+        return False
+    return True
 
 
 def _current_values(node: Node) -> dict[str, Any]:
@@ -85,8 +102,10 @@ def _descriptor(parameter: Parameter) -> ParameterDescriptor:
         type=_TYPES[parameter.type_name],
         description=f"{parameter.description}{unit}.{when}",
         additional_constraints=parameter.range_text,
-        # `action_hz:=5` is an integer for ROS. It is accepted and converted by Parameter.check.
-        dynamic_typing=parameter.type_name == "double",
+        # `action_hz:=5` is an integer for ROS, and `mock_action:=[0,0,0,0,0,0,1]` an array of
+        # them; `mock_fault:=nan` is a number. Parameter.check accepts and converts them.
+        dynamic_typing=parameter.type_name in ("double", "double_array")
+        or "nan" in parameter.choices,
     )
     low, high = parameter.minimum, parameter.maximum
     if low is not None and high is not None:

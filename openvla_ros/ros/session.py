@@ -307,7 +307,7 @@ class Session:
 
     def _policy_failed(self, frame: Frame, error: Exception) -> None:
         if is_out_of_memory(error):
-            reason, hint = Reason.GPU_OOM, " A smaller `quantization` needs less memory."
+            reason, hint = Reason.GPU_OOM, " (a smaller `quantization` needs less memory)"
         else:
             reason, hint = Reason.MODEL_ERROR, ""
         self._log.error(f"the policy failed:\n{traceback.format_exc()}")

@@ -102,10 +102,6 @@ class KinematicArm:
                 self.path_length_m += float(np.linalg.norm(self._command.linear)) * moving_s
         return self.pose
 
-    def is_command_fresh(self, now_s: float) -> bool:
-        """True while the last command still moves the arm."""
-        return self._command is not None and now_s < self._command.stamp_s + self._timeout_s
-
     def _reason_to_refuse(
         self, linear: np.ndarray, angular: np.ndarray, frame_id: str, stamp_s: float, now_s: float
     ) -> str:
