@@ -55,6 +55,38 @@ def load_action_spec(unnorm_key: str, overrides: Mapping[str, Any] | None = None
     return ActionSpec(unnorm_key=unnorm_key, sources=sources, **values)
 
 
+def require_agreement(expected: Mapping[str, Any], spec: ActionSpec) -> None:
+    """Return when a checkpoint means by its actions what the robot's profile says.
+
+    Args:
+        expected: Field name to value, from the profile; what it does not name may be anything.
+        spec: Of the checkpoint. A field that nobody has published contradicts nothing; motion asks
+            for it anyway.
+
+    Raises:
+        ConfigurationError: Some fields differ; all of them are named, with both values.
+    """
+    differences = [
+        f"{name}: this robot expects {value!r}, the actions have {getattr(spec, name)!r} "
+        f"({spec.sources.get(name, 'no source')})"
+        for name, value in expected.items()
+        if getattr(spec, name) is not None and not _is_same(value, getattr(spec, name))
+    ]
+    if differences:
+        raise ConfigurationError(
+            f"the profile of this robot and the statistics '{spec.unnorm_key}' contradict each "
+            f"other. {'; '.join(differences)}. Choose another unnorm_key, or correct the profile "
+            "(delta_frame.*, expected.*) or, if the published value is wrong for your data, "
+            "action_spec.* and action_hz."
+        )
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    if isinstance(value, float) and isinstance(other, (int, float)):
+        return math.isclose(value, other, rel_tol=1e-6, abs_tol=1e-9)
+    return bool(value == other)
+
+
 def described_keys() -> tuple[str, ...]:
     """Return the statistics keys that `action_specs.yaml` describes, in alphabetical order."""
     return tuple(sorted(_published_specs()))

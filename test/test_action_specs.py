@@ -12,6 +12,7 @@ from openvla_ros.action_specs import (
     described_keys,
     load_action_spec,
     parse_action_specs,
+    require_agreement,
 )
 from openvla_ros.errors import ConfigurationError
 
@@ -128,3 +129,43 @@ def test_a_row_of_the_file_is_read_with_its_source() -> None:
 def test_a_file_that_breaks_the_rules_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         parse_action_specs(text)
+
+
+def test_a_profile_that_agrees_or_says_nothing_passes() -> None:
+    spec = load_action_spec("bridge_orig")
+    require_agreement({}, spec)
+    require_agreement({"action_hz": 5.0, "rotation_frame": "base", "gripper_closed": 0.0}, spec)
+
+
+def test_what_nobody_has_published_contradicts_no_profile() -> None:
+    require_agreement({"action_hz": 12.0, "rotation_frame": "ee"}, load_action_spec("my_own_demos"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("translation_frame", "ee"),
+        ("rotation_frame", "ee"),
+        ("kind", "eef_velocity"),
+        ("rotation_form", "rotvec"),
+        ("translation_unit_m", 0.01),
+        ("rotation_unit_rad", 0.0174533),
+        ("action_hz", 15.0),
+        ("gripper_open", 0.0),
+        ("gripper_closed", 1.0),
+    ],
+)
+def test_a_profile_that_contradicts_the_checkpoint_is_refused_with_the_field(
+    name: str, value: object
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        require_agreement({name: value}, load_action_spec("bridge_orig"))
+    text = str(caught.value)
+    assert f"{name}: this robot expects {value!r}" in text and "bridge_orig" in text
+
+
+def test_all_contradictions_are_named_at_once() -> None:
+    with pytest.raises(ConfigurationError, match=r"action_hz.*rotation_frame"):
+        require_agreement(
+            {"action_hz": 15.0, "rotation_frame": "ee"}, load_action_spec("bridge_orig")
+        )

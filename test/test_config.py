@@ -171,7 +171,9 @@ def test_yaml_types_are_those_that_ros_expects() -> None:
     """ROS tells 5 from 5.0: a double written as 5 would be declared as an integer."""
     tree = yaml.safe_load(yaml_text())["/**"]["ros__parameters"]
     assert isinstance(tree["policy_rate"], float)
-    assert all(isinstance(v, float) for v in tree["limits"].values())
+    for value in tree["limits"].values():
+        numbers = value if isinstance(value, list) else [value]
+        assert all(isinstance(number, float) for number in numbers), value
     assert tree["quantization"] == "none"
 
 
@@ -189,3 +191,33 @@ def test_a_check_that_is_not_there_yet_cannot_be_asked_for(name: str, value: obj
     """Ignoring it would let somebody rely on it."""
     with pytest.raises(ConfigurationError, match=f"{name}.*cannot do yet"):
         NodeConfig.from_values({name: value})
+
+
+def test_a_workspace_is_off_until_its_corners_differ() -> None:
+    assert not NodeConfig().motion.has_workspace
+    corners = {"limits.workspace_min": [0.1, -0.2, 0.0], "limits.workspace_max": [0.5, 0.2, 0.3]}
+    assert NodeConfig.from_values(corners).motion.has_workspace
+
+
+@pytest.mark.parametrize("highest", [[0.5, 0.2, 0.0], [0.5, -0.3, 0.3], [0.5, 0.2, 0.04]])
+def test_a_workspace_without_room_is_refused(highest: list[float]) -> None:
+    with pytest.raises(ConfigurationError, match=r"workspace_max"):
+        NodeConfig.from_values(
+            {"limits.workspace_min": [0.1, -0.2, 0.0], "limits.workspace_max": highest}
+        )
+
+
+def test_a_profile_names_only_the_fields_on_which_it_insists() -> None:
+    assert NodeConfig().profile.expected() == {}
+    values = {
+        "delta_frame.rotation": "ee",
+        "expected.action_hz": 10.0,
+        "expected.gripper_open": -1.0,
+        "expected.gripper_closed": 0.0,
+    }
+    assert NodeConfig.from_values(values).profile.expected() == {
+        "rotation_frame": "ee",
+        "action_hz": 10.0,
+        "gripper_open": -1.0,
+        "gripper_closed": 0.0,
+    }

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openvla_ros.control.gripper import GripperLogic, gap_m, opening
+from openvla_ros.control.gripper import (
+    GripperLogic,
+    franka_grasp_goal,
+    franka_move_goal,
+    gap_m,
+    gripper_command_goal,
+    opening,
+)
 from openvla_ros.errors import MotionError
 from openvla_ros.mock_policy import ACTION_SPEC
 from openvla_ros.types import ActionSpec
@@ -98,3 +105,50 @@ def test_a_change_is_always_backed_by_enough_votes(values: list[float], sticky: 
             assert len(last) == sticky
             assert all(v > 0.55 for v in last) if after else all(v < 0.45 for v in last)
         before = after
+
+
+# Goals of gripper servers ------------------------------------------------------------------------
+
+
+def test_franka_s_command_server_gets_half_the_width() -> None:
+    """It doubles what it gets: 0.08 would ask a hand of 80 mm for 160 mm."""
+    goal = gripper_command_goal(0.08, is_closing=False, max_effort_n=30.0, takes_half_width=True)
+    assert goal.width_m == pytest.approx(0.04)
+    plain = gripper_command_goal(0.08, is_closing=False, max_effort_n=30.0)
+    assert plain.width_m == pytest.approx(0.08)
+
+
+@pytest.mark.parametrize("force_n", [0.0, -1.0, math.nan, math.inf])
+def test_closing_without_a_force_is_refused(force_n: float) -> None:
+    """0 N is the default of the message, and grips nothing."""
+    with pytest.raises(MotionError, match="force"):
+        gripper_command_goal(0.0, is_closing=True, max_effort_n=force_n)
+    with pytest.raises(MotionError, match="force"):
+        franka_grasp_goal(closed_m=0.0, open_m=0.08, force_n=force_n)
+
+
+def test_opening_needs_no_force() -> None:
+    assert gripper_command_goal(0.08, is_closing=False, max_effort_n=0.0).force_n == 0.0
+    goal = franka_move_goal(0.08, speed_m_s=0.05)
+    assert (goal.width_m, goal.speed_m_s, goal.force_n) == (0.08, 0.05, 0.0)
+
+
+def test_a_grasp_accepts_every_width_from_closed_to_open() -> None:
+    """The server's default tolerance of 5 mm fails for everything thicker than a card."""
+    goal = franka_grasp_goal(closed_m=0.01, open_m=0.08, force_n=30.0)
+    assert (goal.width_m, goal.force_n) == (0.01, 30.0)
+    assert goal.width_m + goal.epsilon_outer_m == pytest.approx(0.08)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: franka_move_goal(-0.01),
+        lambda: franka_move_goal(0.08, speed_m_s=0.0),
+        lambda: franka_grasp_goal(closed_m=0.08, open_m=0.08, force_n=30.0),
+        lambda: gripper_command_goal(math.nan, is_closing=False, max_effort_n=1.0),
+    ],
+)
+def test_a_goal_that_no_hand_can_reach_is_refused(call: object) -> None:
+    with pytest.raises(MotionError):
+        call()

@@ -10,7 +10,10 @@ import pytest
 
 from openvla_ros.config.motion import GripperConfig, MotionConfig
 from openvla_ros.control.motion import MotionStage, complete_spec
+from openvla_ros.control.pose import EndEffectorPose
+from openvla_ros.control.safety import Intervention
 from openvla_ros.control.states import Drop
+from openvla_ros.errors import ConfigurationError, MotionError
 from openvla_ros.mock_policy import ACTION_SPEC
 from openvla_ros.types import ActionSpec, Prediction
 
@@ -25,6 +28,12 @@ def stage(spec: ActionSpec = ACTION_SPEC, **motion: object) -> MotionStage:
     return MotionStage(spec, MotionConfig(**{"speed_scale": 1.0, **motion}), GripperConfig())
 
 
+def turned(yaw_rad: float) -> EndEffectorPose:
+    """The end effector at the origin, turned about the vertical axis."""
+    half = yaw_rad / 2.0
+    return EndEffectorPose(np.zeros(3), np.array([0.0, 0.0, np.sin(half), np.cos(half)]), 0.0)
+
+
 def test_a_good_answer_becomes_a_plan_and_a_twist() -> None:
     motion = stage()
     plan = motion.plan(prediction(ACTION))
@@ -32,7 +41,10 @@ def test_a_good_answer_becomes_a_plan_and_a_twist() -> None:
     np.testing.assert_allclose(plan.steps, ACTION[:, :6], atol=1e-15)
     assert plan.gripper_opening == 1.0
     motion.execute(plan, now_s=5.0)
-    np.testing.assert_allclose(motion.sample(5.0), ACTION[0, :6] / 0.2, rtol=1e-9)
+    # 0.5 rad/s takes three ticks at 10 rad/s²; translation waits for it, and the path stays.
+    speeds = [motion.sample(5.0 + 0.02 * k) for k in range(3)]
+    np.testing.assert_allclose(speeds[0], ACTION[0, :6] / 0.2 * 0.4, rtol=1e-9)
+    np.testing.assert_allclose(speeds[2], ACTION[0, :6] / 0.2, rtol=1e-9)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -82,10 +94,88 @@ def test_an_unpublished_unit_leaves_the_displacement_unknown() -> None:
     assert "action_spec.translation_unit_m" in motion.obstacle()
 
 
-def test_actions_in_tool_axes_are_refused_in_words() -> None:
+def test_actions_in_tool_axes_follow_the_orientation_of_the_tool() -> None:
+    """Turned by 90° about z, the tool's x is the base's y."""
+    spec = dataclasses.replace(ACTION_SPEC, translation_frame="ee", rotation_frame="ee")
+    action = np.array([[0.02, 0.0, 0.0, 0.1, 0.0, 0.0, 1.0]])
+    plan = stage(spec).plan(prediction(action), turned(np.pi / 2))
+    assert plan.refusal is Drop.NONE
+    np.testing.assert_allclose(plan.steps, [[0.0, 0.02, 0.0, 0.0, 0.1, 0.0]], atol=1e-12)
+
+
+@pytest.mark.parametrize("pose", [None, "old"])
+def test_actions_in_tool_axes_without_a_fresh_pose_hold_the_arm(pose: object) -> None:
     motion = stage(dataclasses.replace(ACTION_SPEC, rotation_frame="ee"))
-    assert "rotation_frame" in motion.obstacle()
-    assert motion.plan(prediction(ACTION)).refusal is Drop.MOTION_UNKNOWN
+    given = dataclasses.replace(turned(0.0), age_s=0.31) if pose == "old" else None
+    plan = motion.plan(prediction(ACTION), given)
+    assert plan.refusal is Drop.HOLD and plan.steps is None
+    assert "tool axes" in plan.detail and "tool axes" in motion.pose_obstacle(given)
+    assert motion.obstacle() == "" and motion.pose_obstacle(turned(0.0)) == ""
+
+
+def test_a_workspace_without_a_pose_refuses_new_actions_and_stops_the_arm() -> None:
+    motion = stage(workspace_min=(-1.0, -1.0, -1.0), workspace_max=(1.0, 1.0, 1.0))
+    plan = motion.plan(prediction(ACTION), turned(0.0))
+    motion.execute(plan, 0.0)
+    assert motion.sample(0.0, turned(0.0)).any()
+    speeds = [float(np.linalg.norm(motion.sample(0.02 * k, None))) for k in range(1, 8)]
+    assert speeds == sorted(speeds, reverse=True) and speeds[-1] == 0.0
+    refused = motion.plan(prediction(ACTION), None)
+    assert refused.refusal is Drop.HOLD and "workspace_min" in refused.detail
+    assert refused.steps is not None, "VLAAction still shows what it would have been"
+    assert motion.report(0.2).counts[Intervention.NO_POSE] > 0
+
+
+def test_a_pose_that_nobody_needs_is_not_asked_for() -> None:
+    assert stage().pose_obstacle(None) == ""
+
+
+def test_a_small_step_is_ignored_and_counted() -> None:
+    motion = stage(deadband_position=0.001, deadband_rotation=0.005)
+    small = np.array([[0.0005, 0.0, 0.0, 0.0, 0.0, 0.01, 1.0]])
+    plan = motion.plan(prediction(small))
+    np.testing.assert_allclose(plan.steps, [[0.0, 0.0, 0.0, 0.0, 0.0, 0.01]], atol=1e-12)
+    motion.execute(plan, 0.0)
+    assert motion.report(0.0).counts[Intervention.DEAD_BAND] == 1
+
+
+def test_the_dead_band_comes_before_the_scale() -> None:
+    motion = stage(deadband_position=0.001, speed_scale=0.1)
+    plan = motion.plan(prediction(np.array([[0.002, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]])))
+    np.testing.assert_allclose(plan.steps[0, 0], 0.0002)
+
+
+def test_every_intervention_of_an_action_is_counted_by_its_reason() -> None:
+    motion = stage()
+    huge = np.array([[0.06, 0.05, 0.05, 0.0, 0.0, 0.0, 1.0]])
+    motion.execute(motion.plan(prediction(huge)), 0.0)
+    motion.observe(motion.plan(prediction(huge * np.nan)))
+    motion.sample(0.0)
+    counts = motion.report(0.0).counts
+    reasons = (Intervention.STEP_CLIP, Intervention.SPEED, Intervention.NON_FINITE)
+    assert [counts[reason] for reason in reasons] == [1, 1, 1]
+    assert counts[Intervention.ACCELERATION] == 1
+    motion.reset()
+    assert not any(motion.report(0.0).counts.values())
+
+
+def test_the_target_pose_follows_the_published_twist() -> None:
+    motion = stage(leash_position=0.01)
+    motion.execute(motion.plan(prediction(ACTION)), 0.0)
+    for k in range(20):
+        motion.sample(0.02 * k)
+        target = motion.target(0.02 * k, turned(0.0))
+    assert np.linalg.norm(target.position) == pytest.approx(0.01)
+    assert motion.report(0.4).counts[Intervention.LEASH] > 0
+    with pytest.raises(MotionError, match="old"):
+        motion.target(0.4, dataclasses.replace(turned(0.0), age_s=1.0))
+
+
+def test_a_profile_that_contradicts_the_spec_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="rotation_frame"):
+        complete_spec(ACTION_SPEC, {}, {"rotation_frame": "ee"})
+    spec = complete_spec(ACTION_SPEC, {"rotation_frame": "ee"}, {"rotation_frame": "ee"})
+    assert spec.rotation_frame == "ee"
 
 
 def test_the_user_completes_a_spec_and_sources_say_so() -> None:
@@ -112,7 +202,7 @@ def test_new_limits_hold_from_the_next_sample_on() -> None:
 def test_votes_of_the_gripper_count_per_answer() -> None:
     motion = stage()
     for _ in range(2):
-        motion.vote_gripper(motion.plan(prediction(ACTION)))
+        motion.observe(motion.plan(prediction(ACTION)))
     assert motion.gripper_is_open is True
     motion.reset()
     assert motion.gripper_is_open is None

@@ -14,12 +14,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, cast
 
-from openvla_ros.config.motion import GripperConfig, MotionConfig
+from openvla_ros.config.motion import GripperConfig, MotionConfig, ProfileConfig
 from openvla_ros.config.parameter import Parameter
 from openvla_ros.config.policy import ActionConfig, InputConfig, ModelConfig, TimingConfig
 from openvla_ros.errors import ConfigurationError
 
-_CONCERNS = (ModelConfig, InputConfig, TimingConfig, ActionConfig, MotionConfig, GripperConfig)
+_CONCERNS = (
+    ModelConfig,
+    InputConfig,
+    TimingConfig,
+    ActionConfig,
+    ProfileConfig,
+    MotionConfig,
+    GripperConfig,
+)
 _Concern = TypeVar("_Concern")
 
 
@@ -60,6 +68,7 @@ class NodeConfig:
     inputs: InputConfig = field(default_factory=InputConfig)
     timing: TimingConfig = field(default_factory=TimingConfig)
     action: ActionConfig = field(default_factory=ActionConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
     gripper: GripperConfig = field(default_factory=GripperConfig)
 
@@ -72,6 +81,7 @@ class NodeConfig:
             inputs=_fill(InputConfig, values),
             timing=_fill(TimingConfig, values),
             action=_fill(ActionConfig, values),
+            profile=_fill(ProfileConfig, values),
             motion=_fill(MotionConfig, values),
             gripper=_fill(GripperConfig, values),
         )
@@ -89,10 +99,24 @@ class NodeConfig:
                 f"gripper.open_position ({self.gripper.open_position} m) must be larger than "
                 f"gripper.closed_position ({self.gripper.closed_position} m)."
             )
+        self._check_workspace()
         if bool(self.inputs.image_roi[2]) != bool(self.inputs.image_roi[3]):
             raise ConfigurationError(
                 f"image_roi is {list(self.inputs.image_roi)}: width and height must both be "
                 "positive, or both 0 for the whole image."
+            )
+
+    def _check_workspace(self) -> None:
+        motion, margin = self.motion, self.motion.workspace_margin
+        if not motion.has_workspace:
+            return
+        sides = zip(motion.workspace_min, motion.workspace_max, strict=True)
+        if not all(high - low > 2.0 * margin for low, high in sides):
+            raise ConfigurationError(
+                f"limits.workspace_max {list(motion.workspace_max)} must exceed "
+                f"limits.workspace_min {list(motion.workspace_min)} by more than two "
+                f"workspace_margin ({margin} m each) along every axis; equal corners switch the "
+                "box off."
             )
 
 

@@ -5,7 +5,8 @@ This file knows no ROS.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from openvla_ros.config.parameter import fixed_field, parameter_field
 
@@ -94,6 +95,163 @@ class MotionConfig:
         minimum=0.0,
         maximum=1.5,
     )
+    linear_accel: float = parameter_field(
+        "limits.linear_accel",
+        5.0,
+        "fastest change of the translation (norm); stops may exceed it",
+        unit="m/s^2",
+        minimum=0.5,
+        maximum=20.0,
+    )
+    angular_accel: float = parameter_field(
+        "limits.angular_accel",
+        10.0,
+        "fastest change of the rotation (norm); stops may exceed it",
+        unit="rad/s^2",
+        minimum=1.0,
+        maximum=50.0,
+    )
+    workspace_min: tuple[float, ...] = parameter_field(
+        "limits.workspace_min",
+        (0.0, 0.0, 0.0),
+        "corner of the box that the end effector does not leave; equal to workspace_max = no box",
+        unit="m",
+        minimum=-10.0,
+        maximum=10.0,
+    )
+    workspace_max: tuple[float, ...] = parameter_field(
+        "limits.workspace_max",
+        (0.0, 0.0, 0.0),
+        "opposite corner, base_frame; a box needs the end-effector pose",
+        unit="m",
+        minimum=-10.0,
+        maximum=10.0,
+    )
+    workspace_margin: float = parameter_field(
+        "workspace_margin",
+        0.02,
+        "so far from a face of the box the twist loses what points out of it",
+        unit="m",
+        minimum=0.0,
+        maximum=0.5,
+    )
+    deadband_position: float = parameter_field(
+        "deadband.position",
+        0.0,
+        "a step with a shorter translation does not translate (before the scales)",
+        unit="m",
+        minimum=0.0,
+        maximum=0.05,
+    )
+    deadband_rotation: float = parameter_field(
+        "deadband.rotation",
+        0.0,
+        "a step with a smaller rotation does not rotate (before the scales)",
+        unit="rad",
+        minimum=0.0,
+        maximum=0.25,
+    )
+    leash_position: float = parameter_field(
+        "leash.position",
+        0.1,
+        "pose output: longest distance of the target from the measured pose",
+        unit="m",
+        minimum=0.001,
+        maximum=0.5,
+    )
+    leash_rotation: float = parameter_field(
+        "leash.rotation",
+        0.5,
+        "pose output: largest rotation of the target from the measured pose",
+        unit="rad",
+        minimum=0.01,
+        maximum=1.5,
+    )
+
+    @property
+    def has_workspace(self) -> bool:
+        """True when the end effector is kept in a box."""
+        return self.workspace_min != self.workspace_max
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """What the data of this robot means; a checkpoint that says otherwise is refused at configure.
+
+    Nothing here changes the motion, and nothing here fills a gap: that is `action_spec.*`.
+    """
+
+    translation_frame: str = fixed_field(
+        "delta_frame.translation",
+        "",
+        "this robot expects translations in these axes; empty = any",
+        choices=("", "base", "ee"),
+    )
+    rotation_frame: str = fixed_field(
+        "delta_frame.rotation",
+        "",
+        "this robot expects rotations in these axes; empty = any",
+        choices=("", "base", "ee"),
+    )
+    kind: str = fixed_field(
+        "expected.kind",
+        "",
+        "this robot expects steps of this kind; empty = any",
+        choices=("", "eef_delta", "eef_velocity"),
+    )
+    rotation_form: str = fixed_field(
+        "expected.rotation_form",
+        "",
+        "this robot expects rotations of this form; empty = any",
+        choices=("", "euler_xyz", "rotvec"),
+    )
+    translation_unit_m: float = fixed_field(
+        "expected.translation_unit_m",
+        0.0,
+        "this robot expects so many metres per unit and step; 0 = any",
+        unit="m",
+        minimum=0.0,
+        maximum=10.0,
+    )
+    rotation_unit_rad: float = fixed_field(
+        "expected.rotation_unit_rad",
+        0.0,
+        "this robot expects so many radians per unit and step; 0 = any",
+        unit="rad",
+        minimum=0.0,
+        maximum=10.0,
+    )
+    action_hz: float = fixed_field(
+        "expected.action_hz",
+        0.0,
+        "this robot expects so many steps per second; 0 = any",
+        unit="Hz",
+        minimum=0.0,
+        maximum=50.0,
+    )
+    gripper_open: float = fixed_field(
+        "expected.gripper_open",
+        0.0,
+        "this robot expects this number for open; equal to expected.gripper_closed = any",
+        minimum=-1000.0,
+        maximum=1000.0,
+    )
+    gripper_closed: float = fixed_field(
+        "expected.gripper_closed",
+        0.0,
+        "this robot expects this number for closed; equal to expected.gripper_open = any",
+        minimum=-1000.0,
+        maximum=1000.0,
+    )
+
+    def expected(self) -> dict[str, Any]:
+        """Fields of `ActionSpec` on which this robot insists, by name."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.gripper_open == self.gripper_closed:
+            del given["gripper_open"], given["gripper_closed"]
+        return {
+            name: value for name, value in given.items() if value or name.startswith("gripper_")
+        }
 
 
 @dataclass(frozen=True)

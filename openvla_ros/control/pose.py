@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 SMALL_ANGLE_RAD = 1e-6  # below this, sin(a)/a equals its series to the last bit of a float64
+MAX_POSE_AGE_S = 0.3  # older than this, nobody knows where the end effector is
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,44 @@ class Pose:
 
     position: np.ndarray = field(default_factory=lambda: np.zeros(3))
     rotation: np.ndarray = field(default_factory=lambda: np.eye(3))
+
+
+@dataclass(frozen=True)
+class EndEffectorPose:
+    """A measured pose of the end effector, as it comes from outside: check it before use.
+
+    Attributes:
+        position: (3,) metres, base frame.
+        quaternion: (4,) x y z w, end effector to base.
+        age_s: Seconds since it was measured; negative = its clock is ahead of ours.
+    """
+
+    position: np.ndarray
+    quaternion: np.ndarray
+    age_s: float
+
+    @property
+    def pose(self) -> Pose:
+        """The same with a rotation matrix; `pose_problem` must be ""."""
+        return Pose(np.asarray(self.position, float), quaternion_to_rotation(self.quaternion))
+
+
+def pose_problem(pose: EndEffectorPose | None) -> str:
+    """Why the arm must not move on this pose, in words; "" when it may."""
+    if pose is None:
+        return "the pose of the end effector is not known"
+    numbers = np.concatenate([np.ravel(pose.position), np.ravel(pose.quaternion), [pose.age_s]])
+    if numbers.shape != (8,) or not np.isfinite(numbers).all():
+        return f"the pose of the end effector is not usable: {pose}"
+    length = float(np.linalg.norm(pose.quaternion))
+    if abs(length - 1.0) > 0.01:  # messages carry rounded numbers; (0, 0, 0, 0) means "not set"
+        return f"the quaternion of the end effector has length {length:g}, not 1"
+    if abs(pose.age_s) > MAX_POSE_AGE_S:
+        return (
+            f"the pose of the end effector is {pose.age_s:.2f} s old, and {MAX_POSE_AGE_S} s is "
+            "the limit"
+        )
+    return ""
 
 
 def exponential_map(rotation_vector: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from openvla_ros.control.safety import SpeedLimits
+from openvla_ros.control.slew import SpeedLimits
 
 _PERIOD_SAMPLES = 5  # the median of five forgets two outliers
 
@@ -40,11 +40,19 @@ class TwistStreamer:
     """Spends a chunk of K >= 1 displacements as a stream of twists.
 
     Invariant, for the twist held constant between ticks: per chunk the integral of the twist never
-    exceeds the sum of its displacements ("hold": the last step times 1 + hold_max / its time).
+    exceeds the sum of its displacements ("hold": the last step times 1 + hold_max / its time). A new
+    chunk begins with the next tick; what is left of the old one is dropped, because the policy has
+    seen where the arm was when it asked for the new one.
+
+    Attributes:
+        settings: May be replaced at any time.
+        slowed_steps: Steps that took longer because of the speed limits.
     """
 
     def __init__(self, settings: StreamSettings) -> None:
         self.settings = settings
+        self.slowed_steps = 0
+        self._accepted: tuple[np.ndarray, float] | None = None  # begins with the next tick
         self._steps: deque[np.ndarray] = deque()  # (6,) each; the first one is being executed
         self._step_s = 1.0  # time one step takes, before the speed limits
         self._spent = 0.0  # fraction of the first step that is already executed
@@ -57,7 +65,7 @@ class TwistStreamer:
     @property
     def is_moving(self) -> bool:
         """True while some displacement is left to execute."""
-        return bool(self._steps)
+        return bool(self._steps) or self._accepted is not None
 
     @property
     def period_s(self) -> float | None:
@@ -65,7 +73,7 @@ class TwistStreamer:
         return float(np.median(self._periods)) if self._periods else None
 
     def accept(self, steps: np.ndarray, step_s: float, now_s: float) -> None:
-        """Replace what is left of the old chunk by a new one.
+        """Replace what is left of the old chunk by a new one, from the next tick on.
 
         Args:
             steps: (K, 6) metres and radians, base axes.
@@ -76,15 +84,13 @@ class TwistStreamer:
         if self._last_accept_s is not None and now_s > self._last_accept_s:
             self._periods.append(now_s - self._last_accept_s)
         self._last_accept_s = now_s
-        self._steps = deque(np.array(steps, dtype=np.float64))
-        self._step_s = step_s
-        if self.settings.mode == "stretch" and self.period_s is not None:
-            self._step_s = max(step_s, self.period_s / len(steps))
-        self._spent, self._speed, self._fade_start_s = 0.0, 0.0, None
+        self._accepted = (np.array(steps, dtype=np.float64), step_s)
 
     def sample(self, now_s: float) -> np.ndarray:
         """Return the (6,) twist to publish now, m/s and rad/s, to be held until the next tick."""
         self._advance(now_s)
+        if self._accepted is not None:
+            self._begin(*self._accepted)
         if not self._steps:
             return np.zeros(6)
         step = self._steps[0]
@@ -99,6 +105,7 @@ class TwistStreamer:
     def fade(self, now_s: float) -> None:
         """Ramp to zero within `decay_s`, and forget the rest of the chunk."""
         self._advance(now_s)
+        self._accepted = None
         if self._fade_start_s is None:
             self._fade_start_s = now_s
         self._last_accept_s = None  # a pause is not a period between answers
@@ -106,9 +113,19 @@ class TwistStreamer:
     def stop(self) -> None:
         """Forget everything: the next sample is zero."""
         self._clear()
+        self._accepted = None
         self._last_accept_s = None
         self._last_tick_s = None
         self._periods.clear()
+
+    def _begin(self, chunk: np.ndarray, step_s: float) -> None:
+        self._clear()
+        self._accepted = None
+        self._steps, self._step_s = deque(chunk), step_s
+        if self.settings.mode == "stretch" and self.period_s is not None:
+            self._step_s = max(step_s, self.period_s / len(chunk))
+        shortest_s = map(self.settings.limits.shortest_time_s, chunk)
+        self.slowed_steps += sum(s > self._step_s * (1.0 + 1e-9) for s in shortest_s)
 
     def _clear(self) -> None:
         self._steps.clear()

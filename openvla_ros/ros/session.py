@@ -17,6 +17,7 @@ import numpy as np
 
 from openvla_ros.config import NodeConfig
 from openvla_ros.control.motion import MotionPlan, MotionStage, complete_spec
+from openvla_ros.control.pose import EndEffectorPose
 from openvla_ros.control.states import Drop, Reason, State
 from openvla_ros.control.supervisor import Supervisor, Verdict
 from openvla_ros.errors import ImageError
@@ -44,6 +45,7 @@ class Session:
         clocks: Clocks,
         on_answer: Callable[[Answer], None],
         log: Any,
+        ee_pose: Callable[[], EndEffectorPose | None] = lambda: None,
     ) -> None:
         """Start the worker; nothing is answered before `begin`.
 
@@ -54,6 +56,10 @@ class Session:
             clocks: Time, from outside.
             on_answer: Publishes an answer; called in the worker's thread.
             log: A logger with `error` and `warning`.
+            ee_pose: Where the end effector is, and how old that is; None when it is unknown.
+
+        Raises:
+            ConfigurationError: The robot expects other actions than the policy gives.
         """
         self.policy = policy
         self.config = config
@@ -69,7 +75,10 @@ class Session:
         self._was_moving = False
         self._gripper_sent: tuple[float, float] | None = None  # opening, steady seconds
         self._supervisor = Supervisor(config.inputs, config.timing)
-        spec = complete_spec(policy.action_spec, config.action.overrides())
+        self._ee_pose = ee_pose
+        spec = complete_spec(
+            policy.action_spec, config.action.overrides(), config.profile.expected()
+        )
         self._stage = MotionStage(spec, config.motion, config.gripper)
         self._worker: InferenceWorker[Frame] = InferenceWorker(
             self._process,
@@ -117,12 +126,19 @@ class Session:
         return self._worker.is_closed
 
     def configure(self, config: NodeConfig) -> None:
-        """Use new limits and thresholds from now on."""
+        """Use new limits and thresholds from now on.
+
+        Raises:
+            ConfigurationError: The robot expects other actions; everything stays as it was.
+        """
+        spec = complete_spec(
+            self.policy.action_spec, config.action.overrides(), config.profile.expected()
+        )
         with self._lock:
             self.config = config
             self._supervisor.inputs, self._supervisor.timing = config.inputs, config.timing
             self._worker.min_interval_s = 1.0 / config.timing.policy_rate
-            self._stage.spec = complete_spec(self.policy.action_spec, config.action.overrides())
+            self._stage.spec = spec
             self._stage.configure(config.motion, config.gripper)
             if not config.motion.motion_enabled:
                 self._stage.stop()
@@ -219,7 +235,10 @@ class Session:
             if not self.config.motion.motion_enabled:
                 return Verdict(State.RUNNING, Reason.OK, "dry run: motion_enabled is false.")
             obstacle = self._stage.obstacle()
-            return Verdict(State.HOLD, Reason.MOTION_UNKNOWN, obstacle) if obstacle else verdict
+            if obstacle:
+                return Verdict(State.HOLD, Reason.MOTION_UNKNOWN, obstacle)
+            lost = self._stage.pose_obstacle(self._ee_pose())
+            return Verdict(State.HOLD, Reason.TF_UNAVAILABLE, lost) if lost else verdict
 
     def tick(self, publish: Callable[[Tick], None]) -> Verdict:
         """Publish the twist of this moment and return the verdict it rests on.
@@ -238,7 +257,7 @@ class Session:
                 else:
                     self._stage.fade(now_s)
             self._was_moving = may_move
-            twist = self._stage.sample(now_s)
+            twist = self._stage.sample(now_s, self._ee_pose())
             self.ledger.commands.mark(now_s)
             publish(Tick(twist, self._gripper_command(now_s) if may_move else None))
             return verdict
@@ -300,7 +319,7 @@ class Session:
 
     def _settle(self, frame: Frame, measured: Measured, start_ns: int) -> None:
         """Decide what becomes of an answer, let the stage have it, and publish it."""
-        plan = self._stage.plan(measured.prediction)
+        plan = self._stage.plan(measured.prediction, self._ee_pose())
         with self._lock:
             if frame.activation != self._activation:
                 self._drop(frame)
@@ -308,7 +327,7 @@ class Session:
             now_ns, now_s = self._clocks.ros_ns(), self._clocks.steady_s()
             drop = self._drop_reason(frame, plan, now_ns)
             if frame.reply is None:
-                self._stage.vote_gripper(plan)
+                self._stage.observe(plan)
             if drop is Drop.NONE:
                 self._stage.execute(plan, now_s)
             self.ledger.answer(

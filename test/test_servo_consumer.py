@@ -1,0 +1,135 @@
+"""Real action sequences through a model of MoveIt Servo: the arm goes where the actions add up to.
+
+Servo throws away a command whose stamp is 0.1 s old, and scales down what is faster than its own
+limits. Twists at the rate of the policy, or stamped with the time of the image, do not move it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from openvla_ros.config.motion import GripperConfig, MotionConfig
+from openvla_ros.control.displacement import euler_matrix, rotation_vector
+from openvla_ros.control.motion import MotionStage
+from openvla_ros.control.pose import Pose, integrate_twist
+from openvla_ros.mock_policy import ACTION_SPEC
+from openvla_ros.types import Prediction
+
+TICK_S, STEP_S = 0.02, 0.2
+SETTLE_S = 0.5  # after the last action: its own time, and braking
+
+
+@dataclass
+class ServoModel:
+    """MoveIt Servo with command_in_type speed_units, as its users configure it.
+
+    Source: moveit2, moveit_servo: incoming_command_timeout 0.1 s against header.stamp, scale.linear
+    0.4 m/s, scale.rotational 1.25 rad/s (raised from 0.8), publish_period 10 ms; a stale command
+    halts the arm.
+    """
+
+    timeout_s: float = 0.1
+    period_s: float = 0.01
+    linear_m_s: float = 0.4
+    angular_rad_s: float = 1.25
+    pose: Pose = field(default_factory=Pose)
+    halts: int = 0
+
+    def advance(self, twist: np.ndarray, stamp_s: float, now_s: float) -> None:
+        """Execute the newest command for one period."""
+        if now_s - stamp_s >= self.timeout_s:
+            self.halts += 1
+            return
+        linear, angular = twist[0:3], twist[3:6]
+        linear = linear / max(float(np.linalg.norm(linear)) / self.linear_m_s, 1.0)
+        angular = angular / max(float(np.linalg.norm(angular)) / self.angular_rad_s, 1.0)
+        self.pose = integrate_twist(self.pose, linear, angular, self.period_s)
+
+
+def episodes(shared_dir: Path) -> list[np.ndarray]:
+    """The (T, 7) actions of every recorded episode."""
+    paths = sorted((shared_dir / "data" / "bridge_octo_debug").glob("episode_*.npz"))
+    assert len(paths) == 25
+    return [np.load(path)["action"].astype(np.float64) for path in paths]
+
+
+def driven(
+    actions: np.ndarray, *, jitter_s: float = 0.0, seed: int = 0, publish_s: float = TICK_S
+) -> Pose:
+    """Where Servo ends when the actions are answered at 5 Hz and streamed by our motion stage."""
+    rng = np.random.default_rng(seed)
+    stage = MotionStage(ACTION_SPEC, MotionConfig(speed_scale=1.0), GripperConfig())
+    servo = ServoModel()
+    latency_s = 0.3 + jitter_s * rng.uniform(-1.0, 1.0, len(actions))
+    due_s = np.arange(len(actions)) * STEP_S + latency_s
+    twist, stamp_s, answered = np.zeros(6), -1.0, 0
+    for k in range(round((due_s[-1] + STEP_S + SETTLE_S) / servo.period_s)):
+        now_s = k * servo.period_s
+        while answered < len(actions) and due_s[answered] <= now_s + 1e-9:
+            action = actions[answered : answered + 1]
+            plan = stage.plan(Prediction(action, action, [], "bridge_orig"))
+            stage.execute(plan, now_s)
+            answered += 1
+        if k % round(TICK_S / servo.period_s) == 0:
+            fresh = stage.sample(now_s)
+            if k % round(publish_s / servo.period_s) == 0:
+                twist, stamp_s = fresh, now_s
+        servo.advance(twist, stamp_s, now_s)
+    assert answered == len(actions) and not twist.any()
+    return servo.pose
+
+
+def errors(actions: np.ndarray, reached: Pose) -> tuple[float, float]:
+    """Distance from the sum of all steps, translation and rotation, as a share of that sum."""
+    position = actions[:, 0:3].sum(axis=0)
+    rotation = np.eye(3)
+    for action in actions:
+        rotation = euler_matrix(action[3:6]) @ rotation
+    missing = rotation_vector(rotation @ reached.rotation.T)
+    return (
+        float(np.linalg.norm(reached.position - position) / np.linalg.norm(position)),
+        float(np.linalg.norm(missing) / np.linalg.norm(rotation_vector(rotation))),
+    )
+
+
+def test_every_recorded_episode_reaches_the_sum_of_its_deltas_within_2_percent(
+    shared_dir: Path,
+) -> None:
+    for number, actions in enumerate(episodes(shared_dir)):
+        translation, rotation = errors(actions, driven(actions))
+        assert translation <= 0.02, f"episode {number}: {translation:.1%} of the translation"
+        assert rotation <= 0.02, f"episode {number}: {rotation:.1%} of the rotation"
+
+
+@pytest.mark.parametrize("jitter_s", [0.005, 0.02])
+def test_answers_that_come_early_and_late_by_chance_lose_nothing(
+    shared_dir: Path, jitter_s: float
+) -> None:
+    """An early answer used to cut off the rest of the step before it."""
+    lost_m = path_m = 0.0
+    for number, actions in enumerate(episodes(shared_dir)):
+        reached = driven(actions, jitter_s=jitter_s, seed=number)
+        wanted = actions[:, 0:3].sum(axis=0)
+        lost_m += float(np.linalg.norm(reached.position - wanted))
+        path_m += float(np.linalg.norm(actions[:, 0:3], axis=1).sum())
+    assert lost_m <= 0.02 * path_m, f"{lost_m / path_m:.1%} of all displacements"
+
+
+def test_twists_at_the_rate_of_the_policy_lose_half_of_every_step(shared_dir: Path) -> None:
+    """What the model is for: it halts 0.1 s after each command."""
+    actions = episodes(shared_dir)[10]
+    translation, _ = errors(actions, driven(actions, publish_s=STEP_S))
+    assert translation > 0.3
+
+
+def test_the_model_halts_on_a_stamp_of_the_past_and_obeys_a_fresh_one() -> None:
+    servo = ServoModel()
+    twist = np.array([0.1, 0.0, 0.0, 0.0, 0.0, 0.0])
+    servo.advance(twist, stamp_s=0.0, now_s=0.1)
+    assert servo.halts == 1 and not servo.pose.position.any()
+    servo.advance(twist, stamp_s=0.0, now_s=0.09)
+    np.testing.assert_allclose(servo.pose.position, [0.001, 0.0, 0.0])
