@@ -1,0 +1,1 @@
+"""The same network made fast: static buffers, captured graphs, fewer passes. No ROS here."""
