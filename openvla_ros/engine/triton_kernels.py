@@ -227,16 +227,16 @@ def attend_cache(
     for first in tl.range(0, start + rows, BLOCK, num_stages=STAGES):
         key = first + tl.arange(0, BLOCK)
         cached = key[None, :] < start + rows
-        k = keys_ptr + key[None, :] * WIDTH + half[:, None]
-        scores = tl.dot(q_low, tl.load(k, cached, other=0.0))
-        scores = tl.dot(q_high, tl.load(k + HALF, cached, other=0.0), scores) * scale
+        key_low = keys_ptr + key[None, :] * WIDTH + half[:, None]
+        scores = tl.dot(q_low, tl.load(key_low, cached, other=0.0))
+        scores = tl.dot(q_high, tl.load(key_low + HALF, cached, other=0.0), scores) * scale
         scores = tl.where(key[None, :] <= start + row[:, None], scores, float("-inf"))
         new_highest = tl.maximum(highest, tl.max(scores, axis=1))
         shares = tl.exp(scores - new_highest[:, None])
         shrink = tl.exp(highest - new_highest)
-        v = values_ptr + key[:, None] * WIDTH + column[None, :]
-        v = tl.load(v, key[:, None] < start + rows, other=0.0)
-        total = tl.dot(shares.to(v.dtype), v, total * shrink[:, None])
+        value = values_ptr + key[:, None] * WIDTH + column[None, :]
+        value = tl.load(value, key[:, None] < start + rows, other=0.0)
+        total = tl.dot(shares.to(value.dtype), value, total * shrink[:, None])
         weight = weight * shrink + tl.sum(shares, axis=1)
         highest = new_highest
     total = (total / weight[:, None]).to(out_ptr.dtype.element_ty)
