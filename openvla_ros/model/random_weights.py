@@ -161,15 +161,17 @@ def copy_tokenizer(folder: Path) -> None:
         (folder / name).write_bytes((source / name).read_bytes())
 
 
-def random_tensor(key: str, shape: Shape, config: OpenVLAConfig, seed: int) -> torch.Tensor:
-    """Return the bfloat16 weights of one key, the same for the same key, shape and seed."""
+def random_tensor(
+    key: str, shape: Shape, config: OpenVLAConfig, seed: int, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Return the bfloat16 weights of one key, the same for the same key, shape, seed and device."""
     if key.endswith("bias"):
-        return torch.zeros(shape, dtype=torch.bfloat16)
+        return torch.zeros(shape, dtype=torch.bfloat16, device=device)
     if len(shape) == 1:  # norms and LayerScale
-        return torch.ones(shape, dtype=torch.bfloat16)
-    generator = torch.Generator().manual_seed(seed ^ zlib.crc32(key.encode()))
+        return torch.ones(shape, dtype=torch.bfloat16, device=device)
+    generator = torch.Generator(device).manual_seed(seed ^ zlib.crc32(key.encode()))
     fan_in = 1 if key.endswith("embed_tokens.weight") else math.prod(shape[1:])
-    tensor = torch.randn(shape, generator=generator).mul_(1 / math.sqrt(fan_in))
+    tensor = torch.randn(shape, generator=generator, device=device).mul_(1 / math.sqrt(fan_in))
     if key.endswith(_ATTENTION_KEYS):
         tensor *= _ATTENTION_GAIN
     if key.endswith("lm_head.weight"):
