@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch.nn import functional as F
 
 from openvla_ros.engine.language import Language
 from openvla_ros.engine.operations import choose_operations
@@ -100,16 +101,15 @@ class Engine:
     def run_prefill(self, program: _Program) -> None:
         """Towers, projector, prompt, and the first token."""
         patches = self.vision(program.pixel_values)
-        text = self.language.operations.embed(
-            program.input_ids, self.language.weights.embedding
-        )
+        text = F.embedding(program.input_ids, self.language.weights.embedding)
         x = torch.cat([text[:1], patches, text[1:]])  # (P + T, D)
         program.logits, program.tokens = ([part] for part in self.language.prefill(x, wanted=1))
 
     def run_decode(self, program: _Program) -> None:
         """The other tokens, one by one, and what the host reads."""
         for i in range(program.action_dim - 1):
-            logits, token = self.language.step(program.tokens[-1], program.positions[i : i + 1])
+            position = program.positions[i : i + 1]
+            logits, token = self.language.step(program.tokens[-1], position, program.limit)
             program.logits.append(logits)
             program.tokens.append(token)
         all_logits = torch.cat(program.logits).float()  # (n, V)
@@ -142,8 +142,9 @@ class _Program:
 
     def __post_init__(self) -> None:
         start = self.engine.patch_positions + len(self.input_ids)
+        self.limit = start + self.action_dim
         self.positions = torch.arange(
-            start, start + self.action_dim, dtype=torch.int32, device=self.input_ids.device
+            start, self.limit, dtype=torch.int32, device=self.input_ids.device
         )
         self.all_logits = torch.empty(0)
         self.answer = torch.empty(0)
@@ -169,7 +170,7 @@ class _Program:
         return GeneratedTokens(
             token_ids=[int(token) for token in ids],
             token_probabilities=tuple(probabilities),
-            logits=self.all_logits,
+            logits=self.all_logits.clone(),  # the next call overwrites them
             timings=self.clock.timings(),
             passes=self.action_dim,
         )

@@ -5,11 +5,13 @@ This file knows shapes and order; the arithmetic is in `Operations`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
 from openvla_ros.engine.operations import Operations
-from openvla_ros.engine.weights import LanguageWeights
+from openvla_ros.engine.weights import LanguageWeights, LayerWeights
 
 #: Cached positions come in such multiples: kernels read whole blocks.
 _CAPACITY_STEP = 64
@@ -65,34 +67,43 @@ class Language:
         return operations.attend_prompt(queries, keys, values)
 
     def step(
-        self, token_ids: torch.Tensor, position: torch.Tensor
+        self, token_ids: torch.Tensor, position: torch.Tensor, limit: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits (M, V) and next tokens (M,) after each of M consecutive ids.
 
         Args:
             token_ids: (M,) int64.
             position: (1,) int32, where the first of them stands.
+            limit: No position is as high as this.
         """
         weights, operations = self.weights, self.operations
-        x = operations.embed(token_ids, weights.embedding)
+        gains = [layer.input_norm for layer in weights.layers[1:]]
+        x, normed = operations.embed_norm(
+            token_ids, weights.embedding, weights.layers[0].input_norm, weights.eps
+        )
         for i, layer in enumerate(weights.layers):
-            qkv = operations.norm_linear(x, layer.input_norm, layer.qkv, weights.eps)
+            qkv = operations.qkv(normed, layer.qkv)
+            keys, values = self.keys[i], self.values[i]
             attended = operations.attend(
-                qkv, self.keys[i], self.values[i], position, weights.cosines, weights.sines
+                qkv, keys, values, position, weights.cosines, weights.sines, limit
             )
-            if i + 1 < len(weights.layers):
-                x = operations.linear_add(attended, layer.output, x)
-                hidden = operations.norm_gate_up(x, layer.post_norm, layer.gate_up, weights.eps)
-                x = operations.linear_add(hidden, layer.down, x)
+            if i < len(gains):
+                x, normed = self._second_half(layer, attended, x, gains[i])
         return self._finish(attended, x)
 
     def _finish(
         self, attended: torch.Tensor, x: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits and tokens from the last layer's attention and residual, (M, ...) each."""
-        weights, operations = self.weights, self.operations
-        layer = weights.layers[-1]
-        x = operations.linear_add(attended, layer.output, x)
-        hidden = operations.norm_gate_up(x, layer.post_norm, layer.gate_up, weights.eps)
-        x = operations.linear_add(hidden, layer.down, x)
-        return operations.norm_head(x, weights.final_norm, weights.head, weights.eps)
+        weights = self.weights
+        _, normed = self._second_half(weights.layers[-1], attended, x, weights.final_norm)
+        return self.operations.head(normed, weights.head)
+
+    def _second_half(
+        self, layer: LayerWeights, attended: torch.Tensor, x: torch.Tensor, gain: torch.Tensor
+    ) -> tuple[torch.Tensor, Any]:
+        """Return the layer's output (M, D), and that through the norm with `gain`."""
+        operations, eps = self.operations, self.weights.eps
+        x, normed = operations.output_add_norm(attended, layer.output, x, layer.post_norm, eps)
+        hidden = operations.gate_up(normed, layer.gate_up)
+        return operations.down_add_norm(hidden, layer.down, x, gain, eps)

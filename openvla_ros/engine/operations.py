@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -26,12 +27,13 @@ class Operations:
     silu_mul: Callable[..., torch.Tensor]
     store_prompt: Callable[..., torch.Tensor]
     attend_prompt: Callable[..., torch.Tensor]
+    embed_norm: Callable[..., tuple[torch.Tensor, Any]]
+    qkv: Callable[..., torch.Tensor]
     attend: Callable[..., torch.Tensor]
-    norm_linear: Callable[..., torch.Tensor]
-    norm_gate_up: Callable[..., torch.Tensor]
-    linear_add: Callable[..., torch.Tensor]
-    norm_head: Callable[..., tuple[torch.Tensor, torch.Tensor]]
-    embed: Callable[..., torch.Tensor]
+    output_add_norm: Callable[..., tuple[torch.Tensor, Any]]
+    gate_up: Callable[..., torch.Tensor]
+    down_add_norm: Callable[..., tuple[torch.Tensor, Any]]
+    head: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     add_layer_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 

@@ -85,6 +85,7 @@ def attend(
     position: torch.Tensor,
     cosines: torch.Tensor,
     sines: torch.Tensor,
+    limit: int,
 ) -> torch.Tensor:
     """Return attention (M, H d) of M new positions, whose keys and values join the cache.
 
@@ -95,8 +96,9 @@ def attend(
         position: (1,) int32, the first new position.
         cosines: (positions, d).
         sines: (positions, d).
+        limit: No position is as high as this.
     """
-    rows, (kv_heads, capacity, head_dim) = qkv.shape[0], keys.shape
+    rows, (kv_heads, _, head_dim) = qkv.shape[0], keys.shape
     heads = qkv.view(rows, -1, head_dim)
     queries, new_keys, new_values = heads.split(
         [heads.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1
@@ -105,47 +107,56 @@ def attend(
     cosines, sines = cosines[places], sines[places]
     keys[:, places] = rotate(new_keys, cosines, sines).transpose(0, 1)
     values[:, places] = new_values.transpose(0, 1)
-    seen = torch.arange(capacity, device=qkv.device)[None] <= places[:, None]  # (M, capacity)
+    seen = torch.arange(limit, device=qkv.device)[None] <= places[:, None]  # (M, limit)
     attended = F.scaled_dot_product_attention(
         rotate(queries, cosines, sines).transpose(0, 1)[None],
-        keys[None],
-        values[None],
+        keys[None, :, :limit],
+        values[None, :, :limit],
         attn_mask=seen[None, None],
         enable_gqa=queries.shape[1] != kv_heads,
     )
     return attended[0].transpose(0, 1).reshape(rows, -1)
 
 
-def norm_linear(
-    x: torch.Tensor, norm: torch.Tensor, weight: torch.Tensor, eps: float
-) -> torch.Tensor:
-    """Return weight @ rms_norm(x), (M, N), for few rows."""
-    return F.linear(rms_norm(x, norm, eps), weight)
-
-
-def norm_gate_up(
-    x: torch.Tensor, norm: torch.Tensor, weight: torch.Tensor, eps: float
-) -> torch.Tensor:
-    """Return silu(gate) * up of rms_norm(x), (M, I), for few rows."""
-    return silu_mul(F.linear(rms_norm(x, norm, eps), weight))
-
-
-def linear_add(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-    """Return residual + weight @ x, (M, D), for few rows."""
-    return residual + F.linear(x, weight)
-
-
-def norm_head(
-    x: torch.Tensor, norm: torch.Tensor, weight: torch.Tensor, eps: float
+def embed_norm(
+    token_ids: torch.Tensor, embedding: torch.Tensor, gain: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows (M, D) of the embedding for (M,) int64 ids, and those normalised.
+
+    The second is whatever `qkv`, `gate_up` and `head` of the same module take.
+    """
+    x = F.embedding(token_ids, embedding)
+    return x, rms_norm(x, gain, eps)
+
+
+def qkv(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return weight @ normalised rows, (M, (H + 2 KV) d), for few rows."""
+    return F.linear(x, weight)
+
+
+def gate_up(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return silu(gate) * up of normalised rows, (M, I), for few rows."""
+    return silu_mul(F.linear(x, weight))
+
+
+def output_add_norm(
+    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, gain: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return residual + weight @ x, (M, D), and that normalised, for few rows."""
+    return add_rms_norm(residual, F.linear(x, weight), gain, eps)
+
+
+def down_add_norm(
+    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, gain: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return residual + weight @ x, (M, D), and that normalised, for few rows."""
+    return add_rms_norm(residual, F.linear(x, weight), gain, eps)
+
+
+def head(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits (M, V) and the lowest id of the highest one, (M,) int64, for few rows."""
-    logits = norm_linear(x, norm, weight, eps)
+    logits = F.linear(x, weight)
     return logits, logits.argmax(dim=-1)
-
-
-def embed(token_ids: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-    """Return rows (M, D) of the embedding for (M,) int64 ids."""
-    return F.embedding(token_ids, embedding)
 
 
 def add_layer_norm(

@@ -35,19 +35,23 @@ def _prefetch(pointers, size):
 def skinny_linear(
     x_ptr,  # (rows, depth)
     weight_ptr,  # (columns, depth)
-    norm_ptr,  # (depth,), with NORM
+    squares_ptr,  # (parts, ROWS) float32, with NORM: sums of squares of the unscaled rows
     residual_ptr,  # (rows, columns), with RESIDUAL
+    gain_ptr,  # (columns,), with RESIDUAL: of the norm that follows
     out_ptr,  # (rows, columns), or (rows, columns / 2) with GATED
-    best_value_ptr,  # (programs, ROWS) float32, with BEST
-    best_index_ptr,  # (programs, ROWS) int32, with BEST
+    scaled_ptr,  # (rows, columns), with RESIDUAL: out * gain
+    value_ptr,  # (programs, ROWS) float32: sums of squares with RESIDUAL, highest values with BEST
+    index_ptr,  # (programs, ROWS) int32: where the highest values are, with BEST
     rows,
     columns,
     depth,
+    parts,
     eps,
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
+    PARTS: tl.constexpr,
     NORM: tl.constexpr,
     GATED: tl.constexpr,
     RESIDUAL: tl.constexpr,
@@ -55,12 +59,13 @@ def skinny_linear(
     PREFETCH: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """weight @ x for up to ROWS rows; the rest of a layer's arithmetic at its edges.
+    """weight @ x for up to ROWS rows, with what a decoder layer does before and after it.
 
-    NORM: x is divided by its root mean square. The division commutes with the product, so it
-        happens at the end, and the sum of squares is gathered on the way.
+    NORM: x has been multiplied by the norm's gain already; dividing by the root mean square
+        commutes with the product and happens after it.
     GATED: weight rows alternate gate, up; what leaves is silu(gate) * up.
-    RESIDUAL: `residual` is added. BEST: the highest value of each program's columns leaves too.
+    RESIDUAL: `residual` is added, and what the next norm needs leaves beside the sum.
+    BEST: the highest value among each program's columns leaves beside the product.
     """
     program = tl.program_id(0)
     n = program * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -70,24 +75,23 @@ def skinny_linear(
     if PREFETCH > 0:
         _prefetch(weight_rows, tl.full((BLOCK_N,), PREFETCH, tl.int32))
     if PDL:
-        gdc_launch_dependents()
         gdc_wait()
+    if NORM:
+        part = tl.arange(0, PARTS)
+        squares = tl.load(
+            squares_ptr + part[:, None] * ROWS + row[None, :], part[:, None] < parts, other=0.0
+        )
     total = tl.zeros((BLOCK_N, ROWS), tl.float32)
-    squares = tl.zeros((BLOCK_K, ROWS), tl.float32)
     for start in tl.range(0, depth, BLOCK_K, num_stages=STAGES):
         weights = tl.load(weight_rows[:, None] + (start + k)[None, :])
         x = tl.load(
             x_ptr + row[None, :] * depth + (start + k)[:, None], row[None, :] < rows, other=0.0
         )
-        if NORM:
-            wide = x.to(tl.float32)
-            squares += wide * wide
-            gain = tl.load(norm_ptr + start + k).to(tl.float32)
-            x = (wide * gain[:, None]).to(x.dtype)
         total = tl.dot(weights, x, total)
+    if PDL:
+        gdc_launch_dependents()
     if NORM:
-        mean = tl.sum(squares, axis=0) / depth
-        total *= tl.rsqrt(mean + eps)[None, :]
+        total *= tl.rsqrt(tl.sum(squares, axis=0) / depth + eps)[None, :]
     result = total.to(out_ptr.dtype.element_ty)
     if GATED:
         pairs = tl.reshape(result, (BLOCK_N // 2, 2, ROWS))
@@ -97,15 +101,20 @@ def skinny_linear(
         n = program * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
         columns = columns // 2
     places = row[None, :] * columns + n[:, None]
+    inside = row[None, :] < rows
     if RESIDUAL:
-        result += tl.load(residual_ptr + places, row[None, :] < rows, other=0.0)
-    tl.store(out_ptr + places, result, row[None, :] < rows)
+        result += tl.load(residual_ptr + places, inside, other=0.0)
+        wide = result.to(tl.float32)
+        gain = tl.load(gain_ptr + n).to(tl.float32)
+        tl.store(scaled_ptr + places, (wide * gain[:, None]).to(result.dtype), inside)
+        tl.store(value_ptr + program * ROWS + row, tl.sum(wide * wide, axis=0))
+    tl.store(out_ptr + places, result, inside)
     if BEST:
         value, index = tl.max(
             result.to(tl.float32), axis=0, return_indices=True, return_indices_tie_break_left=True
         )
-        tl.store(best_value_ptr + program * ROWS + row, value)
-        tl.store(best_index_ptr + program * ROWS + row, index + program * BLOCK_N)
+        tl.store(value_ptr + program * ROWS + row, value)
+        tl.store(index_ptr + program * ROWS + row, index + program * BLOCK_N)
 
 
 @triton.jit
@@ -120,8 +129,8 @@ def pick_best(
 ):
     """The lowest id of the highest logit of one row, from what each program of the head found."""
     if PDL:
-        gdc_launch_dependents()
         gdc_wait()
+        gdc_launch_dependents()
     row = tl.program_id(0)
     program = tl.arange(0, BLOCK)
     places = program * ROWS + row
@@ -131,16 +140,30 @@ def pick_best(
 
 
 @triton.jit
-def embed_rows(token_ptr, table_ptr, out_ptr, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
-    """One row of the embedding per program."""
+def embed_rows(
+    token_ptr,  # (rows,) int64
+    table_ptr,  # (V, width)
+    gain_ptr,  # (width,)
+    out_ptr,  # (rows, width)
+    scaled_ptr,  # (rows, width): out * gain
+    squares_ptr,  # (1, ROWS) float32
+    width,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """One row of the embedding per program, and what the norm that follows needs."""
     if PDL:
-        gdc_launch_dependents()
         gdc_wait()
+        gdc_launch_dependents()
     row = tl.program_id(0)
-    token = tl.load(token_ptr + row)
     column = tl.arange(0, BLOCK)
-    values = tl.load(table_ptr + token * width + column, column < width)
-    tl.store(out_ptr + row * width + column, values, column < width)
+    inside = column < width
+    values = tl.load(table_ptr + tl.load(token_ptr + row) * width + column, inside, other=0.0)
+    wide = values.to(tl.float32)
+    gain = tl.load(gain_ptr + column, inside, other=0.0).to(tl.float32)
+    tl.store(out_ptr + row * width + column, values, inside)
+    tl.store(scaled_ptr + row * width + column, (wide * gain).to(values.dtype), inside)
+    tl.store(squares_ptr + row, tl.sum(wide * wide, axis=0))
 
 
 @triton.jit
@@ -160,48 +183,51 @@ def attend_cache(
     position_ptr,  # (1,) int32
     cosine_ptr,  # (positions, d)
     sine_ptr,  # (positions, d)
+    part_ptr,  # (H, blocks, ROWS, d) float32, scratch
+    weight_ptr,  # (H, blocks, 2, ROWS) float32, scratch
+    counter_ptr,  # (H,) int32, zero between launches
     out_ptr,  # (rows, H d)
     rows,
     heads,
     kv_heads,
     capacity,
+    blocks,
     scale,
     ROWS: tl.constexpr,
     HALF: tl.constexpr,
     BLOCK: tl.constexpr,
-    STAGES: tl.constexpr,
     PREFETCH: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """One head: rotate, put the new keys and values into the cache, attend to all of it.
+    """One head and one block of cached positions: rotate, cache what is new, attend, join.
 
-    Cached positions are taken in blocks that begin at multiples of BLOCK, whoever asks.
+    Blocks begin at multiples of BLOCK, whoever asks. The last program of a head to finish joins
+    the blocks of that head, in their order.
     """
     WIDTH: tl.constexpr = 2 * HALF
     head = tl.program_id(0)
+    block = tl.program_id(1)
     kv_head = head // (heads // kv_heads)
     keys_ptr += kv_head * capacity * WIDTH
     values_ptr += kv_head * capacity * WIDTH
     if PREFETCH:
-        chunk = tl.arange(0, 8) * BLOCK
-        size = tl.full((8,), BLOCK * WIDTH * 2, tl.int32)
-        size = tl.where(chunk + BLOCK <= capacity, size, 0)
-        _prefetch(keys_ptr + chunk * WIDTH, size)
-        _prefetch(values_ptr + chunk * WIDTH, size)
-    if PDL:
-        gdc_launch_dependents()
-        gdc_wait()
-    start = tl.load(position_ptr)
+        piece = tl.arange(0, 2) * (BLOCK // 2 * WIDTH) + block * (BLOCK * WIDTH)
+        _prefetch(keys_ptr + piece, tl.full((2,), BLOCK * WIDTH, tl.int32))
+        _prefetch(values_ptr + piece, tl.full((2,), BLOCK * WIDTH, tl.int32))
     row = tl.arange(0, ROWS)
     half = tl.arange(0, HALF)
     column = tl.arange(0, WIDTH)
     valid = row[:, None] < rows
+    # The position and the tables come from kernels before the one that still runs.
+    start = tl.load(position_ptr)
     table = (start + row)[:, None] * WIDTH + half[None, :]
     cos_low = tl.load(cosine_ptr + table, valid, other=0.0)
     sin_low = tl.load(sine_ptr + table, valid, other=0.0)
     cos_high = tl.load(cosine_ptr + table + HALF, valid, other=0.0)
     sin_high = tl.load(sine_ptr + table + HALF, valid, other=0.0)
-
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     source = qkv_ptr + row[:, None] * ((heads + 2 * kv_heads) * WIDTH)
     q = source + head * WIDTH + half[None, :]
     low, high = tl.load(q, valid, other=0.0), tl.load(q + HALF, valid, other=0.0)
@@ -210,38 +236,68 @@ def attend_cache(
     straight, crossed = _turn(high, low, cos_high, sin_high)
     q_high = straight + crossed
 
-    k = source + (heads + kv_head) * WIDTH + half[None, :]
-    low, high = tl.load(k, valid, other=0.0), tl.load(k + HALF, valid, other=0.0)
-    place = (start + row)[:, None] * WIDTH
-    straight, crossed = _turn(low, high, cos_low, sin_low)
-    tl.store(keys_ptr + place + half[None, :], straight - crossed, valid)
-    straight, crossed = _turn(high, low, cos_high, sin_high)
-    tl.store(keys_ptr + place + HALF + half[None, :], straight + crossed, valid)
-    v = source + (heads + kv_heads + kv_head) * WIDTH + column[None, :]
-    tl.store(values_ptr + place + column[None, :], tl.load(v, valid, other=0.0), valid)
-    tl.debug_barrier()  # what this program wrote is read below by other threads of it
+    first = block * BLOCK
+    if first + BLOCK > start:  # some of the new positions may lie in this block
+        new = valid & ((start + row) // BLOCK == block)[:, None]
+        k = source + (heads + kv_head) * WIDTH + half[None, :]
+        low, high = tl.load(k, new, other=0.0), tl.load(k + HALF, new, other=0.0)
+        place = (start + row)[:, None] * WIDTH
+        straight, crossed = _turn(low, high, cos_low, sin_low)
+        tl.store(keys_ptr + place + half[None, :], straight - crossed, new)
+        straight, crossed = _turn(high, low, cos_high, sin_high)
+        tl.store(keys_ptr + place + HALF + half[None, :], straight + crossed, new)
+        v = source + (heads + kv_heads + kv_head) * WIDTH + column[None, :]
+        tl.store(values_ptr + place + column[None, :], tl.load(v, new, other=0.0), new)
+        tl.debug_barrier()  # what this program wrote is read below by other threads of it
 
+    key = first + tl.arange(0, BLOCK)
+    cached = key < start + rows
+    key_low = keys_ptr + key[None, :] * WIDTH + half[:, None]
+    scores = tl.dot(q_low, tl.load(key_low, cached[None, :], other=0.0))
+    scores = tl.dot(q_high, tl.load(key_low + HALF, cached[None, :], other=0.0), scores) * scale
+    scores = tl.where(key[None, :] <= start + row[:, None], scores, float("-inf"))
+    highest = tl.max(scores, axis=1)
+    # A row that sees nothing of this block has the highest score -inf and the weight 0.
+    shares = tl.exp(scores - tl.where(highest == float("-inf"), 0.0, highest)[:, None])
+    value = values_ptr + key[:, None] * WIDTH + column[None, :]
+    value = tl.load(value, cached[:, None], other=0.0)
+    total = tl.dot(shares.to(value.dtype), value)
+    slot = head * blocks + block
+    place = row[:, None] * WIDTH + column[None, :]
+    tl.store(part_ptr + slot * ROWS * WIDTH + place, total)
+    tl.store(weight_ptr + slot * 2 * ROWS + row, highest)
+    tl.store(weight_ptr + slot * 2 * ROWS + ROWS + row, tl.sum(shares, axis=1))
+    tl.debug_barrier()
+    if tl.atomic_add(counter_ptr + head, 1, sem="acq_rel") == blocks - 1:
+        tl.store(counter_ptr + head, 0)
+        _join(part_ptr, weight_ptr, out_ptr, head, heads, rows, blocks, ROWS, WIDTH)
+
+
+@triton.jit
+def _join(
+    part_ptr, weight_ptr, out_ptr, head, heads, rows, blocks, ROWS: tl.constexpr, WIDTH: tl.constexpr
+):
+    """The attention of one head from that over each of its blocks."""
+    row = tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    place = row[:, None] * WIDTH + column[None, :]
     highest = tl.full((ROWS,), float("-inf"), tl.float32)
     weight = tl.zeros((ROWS,), tl.float32)
     total = tl.zeros((ROWS, WIDTH), tl.float32)
-    for first in tl.range(0, start + rows, BLOCK, num_stages=STAGES):
-        key = first + tl.arange(0, BLOCK)
-        cached = key[None, :] < start + rows
-        key_low = keys_ptr + key[None, :] * WIDTH + half[:, None]
-        scores = tl.dot(q_low, tl.load(key_low, cached, other=0.0))
-        scores = tl.dot(q_high, tl.load(key_low + HALF, cached, other=0.0), scores) * scale
-        scores = tl.where(key[None, :] <= start + row[:, None], scores, float("-inf"))
-        new_highest = tl.maximum(highest, tl.max(scores, axis=1))
-        shares = tl.exp(scores - new_highest[:, None])
-        shrink = tl.exp(highest - new_highest)
-        value = values_ptr + key[:, None] * WIDTH + column[None, :]
-        value = tl.load(value, key[:, None] < start + rows, other=0.0)
-        total = tl.dot(shares.to(value.dtype), value, total * shrink[:, None])
-        weight = weight * shrink + tl.sum(shares, axis=1)
+    for block in tl.range(0, blocks, num_stages=1):
+        slot = head * blocks + block
+        # .cg: not from the first-level cache, which other multiprocessors do not write.
+        part = tl.load(part_ptr + slot * ROWS * WIDTH + place, cache_modifier=".cg")
+        part_highest = tl.load(weight_ptr + slot * 2 * ROWS + row, cache_modifier=".cg")
+        part_weight = tl.load(weight_ptr + slot * 2 * ROWS + ROWS + row, cache_modifier=".cg")
+        new_highest = tl.maximum(highest, part_highest)
+        shrink, share = tl.exp(highest - new_highest), tl.exp(part_highest - new_highest)
+        total = total * shrink[:, None] + part * share[:, None]
+        weight = weight * shrink + part_weight * share
         highest = new_highest
-    total = (total / weight[:, None]).to(out_ptr.dtype.element_ty)
+    result = (total / weight[:, None]).to(out_ptr.dtype.element_ty)
     out = out_ptr + row[:, None] * (heads * WIDTH) + head * WIDTH + column[None, :]
-    tl.store(out, total, valid)
+    tl.store(out, result, row[:, None] < rows)
 
 
 @triton.jit

@@ -5,6 +5,8 @@ The functions are those of `torch_operations`, which says what they return.
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,12 +18,44 @@ from openvla_ros.engine.triton_kernels import ROWS
 
 __all__ = ["attend_prompt"]
 
-#: (BLOCK_N, BLOCK_K, stages, warps) of a skinny product, measured on an H200; see docs/performance.
-_TILE = (32, 256, 4, 2)
-_NARROW_TILE = (16, 256, 6, 1)
-#: Below so many columns wide tiles leave multiprocessors idle.
-_NARROW_COLUMNS = 8192
 _HAS_PDL = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
+_BLOCK = 64  # cached positions per program
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How a skinny product is cut: weights per step, steps in flight, warps, bytes asked ahead."""
+
+    block_n: int
+    block_k: int
+    stages: int
+    warps: int
+    prefetch: int = 2048
+
+
+@dataclass(frozen=True)
+class Normed:
+    """Rows on their way through a norm: multiplied by its gain, not yet divided.
+
+    Attributes:
+        scaled: (M, D) rows times gain.
+        squares: (parts, ROWS) float32, whose sum over parts is each row's sum of squares.
+        eps: Of the norm.
+    """
+
+    scaled: torch.Tensor
+    squares: torch.Tensor
+    eps: float
+
+
+#: Measured on an H200; see docs/benchmarks/engine_h200.md.
+TILES = {
+    "qkv": Tile(32, 256, 4, 2),
+    "gate_up": Tile(32, 256, 4, 2),
+    "output": Tile(32, 256, 4, 2),
+    "down": Tile(32, 256, 4, 2),
+    "head": Tile(32, 256, 4, 2),
+}
 
 
 def why_unsupported(width: int, head_dim: int) -> str | None:
@@ -37,107 +71,144 @@ def _launch_options() -> dict[str, Any]:
     return {"PDL": _HAS_PDL, "launch_pdl": True} if _HAS_PDL else {"PDL": False}
 
 
-def _tile(columns: int, depth: int) -> tuple[int, int, int, int]:
-    block_n, block_k, stages, warps = _TILE if columns > _NARROW_COLUMNS else _NARROW_TILE
+def _fitting(tile: Tile, columns: int, depth: int) -> Tile:
+    """Return the tile, made smaller until it divides the matrix."""
+    block_n, block_k = tile.block_n, tile.block_k
     while depth % block_k:
         block_k //= 2
     while columns % block_n:
         block_n //= 2
-    return block_n, block_k, stages, warps
+    return replace(tile, block_n=block_n, block_k=block_k)
 
 
 def _skinny(
-    x: torch.Tensor,
+    tile: Tile,
+    x: torch.Tensor | Normed,
     weight: torch.Tensor,
     *,
-    norm: torch.Tensor | None = None,
-    eps: float = 0.0,
     gated: bool = False,
     residual: torch.Tensor | None = None,
-    best: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> torch.Tensor:
-    rows, depth = x.shape
-    columns = weight.shape[0]
-    block_n, block_k, stages, warps = _tile(columns, depth)
-    out = x.new_empty(rows, columns // 2 if gated else columns)
-    kernels.skinny_linear[(columns // block_n,)](
-        x,
+    gain: torch.Tensor | None = None,
+    best: bool = False,
+) -> tuple[torch.Tensor, ...]:
+    """Return the product, and with `residual` or `best` what leaves beside it."""
+    normed = x if isinstance(x, Normed) else None
+    source = normed.scaled if normed else x
+    (rows, depth), columns = source.shape, weight.shape[0]
+    tile = _fitting(tile, columns, depth)
+    programs = columns // tile.block_n
+    out = source.new_empty(rows, columns // 2 if gated else columns)
+    scaled = out if residual is None else torch.empty_like(out)
+    value = out if residual is None and not best else _scratch(programs, torch.float32, out)
+    index = _scratch(programs, torch.int32, out) if best else out
+    kernels.skinny_linear[(programs,)](
+        source,
         weight,
-        x if norm is None else norm,
-        x if residual is None else residual,
+        normed.squares if normed else source,
+        source if residual is None else residual,
+        source if gain is None else gain,
         out,
-        x if best is None else best[0],
-        x if best is None else best[1],
+        scaled,
+        value,
+        index,
         rows,
         columns,
         depth,
-        eps,
+        len(normed.squares) if normed else 0,
+        normed.eps if normed else 0.0,
         ROWS=ROWS,
-        BLOCK_N=block_n,
-        BLOCK_K=block_k,
-        STAGES=stages,
-        NORM=norm is not None,
+        BLOCK_N=tile.block_n,
+        BLOCK_K=tile.block_k,
+        STAGES=tile.stages,
+        PARTS=triton.next_power_of_2(len(normed.squares)) if normed else 1,
+        NORM=normed is not None,
         GATED=gated,
         RESIDUAL=residual is not None,
-        BEST=best is not None,
-        PREFETCH=stages * block_k * weight.element_size() if _HAS_PDL else 0,
-        num_warps=warps,
+        BEST=best,
+        PREFETCH=min(tile.prefetch, 2 * depth) if _HAS_PDL else 0,
+        num_warps=tile.warps,
         **_launch_options(),
     )
-    return out
+    return out, scaled, value, index
 
 
-def norm_linear(
-    x: torch.Tensor, norm: torch.Tensor, weight: torch.Tensor, eps: float
-) -> torch.Tensor:
-    """Return weight @ rms_norm(x), (M, N), for up to `ROWS` rows."""
-    return _skinny(x, weight, norm=norm, eps=eps)
+def _scratch(programs: int, dtype: torch.dtype, like: torch.Tensor) -> torch.Tensor:
+    return torch.empty(programs, ROWS, dtype=dtype, device=like.device)
 
 
-def norm_gate_up(
-    x: torch.Tensor, norm: torch.Tensor, weight: torch.Tensor, eps: float
-) -> torch.Tensor:
-    """Return silu(gate) * up of rms_norm(x), (M, I), for up to `ROWS` rows."""
-    return _skinny(x, weight, norm=norm, eps=eps, gated=True)
+def qkv(x: Normed, weight: torch.Tensor) -> torch.Tensor:
+    """Return (M, (H + 2 KV) d), for up to `ROWS` rows."""
+    return _skinny(TILES["qkv"], x, weight)[0]
 
 
-def linear_add(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-    """Return residual + weight @ x, (M, D), for up to `ROWS` rows."""
-    return _skinny(x, weight, residual=residual)
+def gate_up(x: Normed, weight: torch.Tensor) -> torch.Tensor:
+    """Return silu(gate) * up, (M, I), for up to `ROWS` rows."""
+    return _skinny(TILES["gate_up"], x, weight, gated=True)[0]
 
 
-def norm_head(
-    x: torch.Tensor, norm: torch.Tensor, weight: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def output_add_norm(
+    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, gain: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, Normed]:
+    """Return residual + weight @ x, (M, D), and that on its way through a norm."""
+    return _add_norm(TILES["output"], x, weight, residual, gain, eps)
+
+
+def down_add_norm(
+    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, gain: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, Normed]:
+    """Return residual + weight @ x, (M, D), and that on its way through a norm."""
+    return _add_norm(TILES["down"], x, weight, residual, gain, eps)
+
+
+def _add_norm(
+    tile: Tile,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    residual: torch.Tensor,
+    gain: torch.Tensor,
+    eps: float,
+) -> tuple[torch.Tensor, Normed]:
+    out, scaled, squares, _ = _skinny(tile, x, weight, residual=residual, gain=gain)
+    return out, Normed(scaled, squares, eps)
+
+
+def head(x: Normed, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits (M, V) and the lowest id of the highest one, (M,) int64."""
-    columns, depth = weight.shape
-    programs = columns // _tile(columns, depth)[0]
-    value = torch.empty(programs, ROWS, dtype=torch.float32, device=x.device)
-    index = torch.empty(programs, ROWS, dtype=torch.int32, device=x.device)
-    logits = _skinny(x, weight, norm=norm, eps=eps, best=(value, index))
-    token = torch.empty(len(x), dtype=torch.int64, device=x.device)
-    kernels.pick_best[(len(x),)](
+    logits, _, value, index = _skinny(TILES["head"], x, weight, best=True)
+    token = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    kernels.pick_best[(len(logits),)](
         value,
         index,
         token,
-        programs,
+        len(value),
         ROWS=ROWS,
-        BLOCK=triton.next_power_of_2(programs),
+        BLOCK=triton.next_power_of_2(len(value)),
         num_warps=4,
         **_launch_options(),
     )
     return logits, token
 
 
-def embed(token_ids: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-    """Return rows (M, D) of the embedding for (M,) int64 ids."""
+def embed_norm(
+    token_ids: torch.Tensor, embedding: torch.Tensor, gain: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, Normed]:
+    """Return rows (M, D) of the embedding for (M,) int64 ids, and those on their way to a norm."""
     width = embedding.shape[1]
     out = embedding.new_empty(len(token_ids), width)
-    block = triton.next_power_of_2(width)
+    scaled, squares = torch.empty_like(out), _scratch(1, torch.float32, out)
     kernels.embed_rows[(len(token_ids),)](
-        token_ids, embedding, out, width, BLOCK=block, num_warps=4, **_launch_options()
+        token_ids,
+        embedding,
+        gain,
+        out,
+        scaled,
+        squares,
+        width,
+        BLOCK=triton.next_power_of_2(width),
+        num_warps=4,
+        **_launch_options(),
     )
-    return out
+    return out, Normed(scaled, squares, eps)
 
 
 def attend(
@@ -147,33 +218,47 @@ def attend(
     position: torch.Tensor,
     cosines: torch.Tensor,
     sines: torch.Tensor,
+    limit: int,
 ) -> torch.Tensor:
     """Return attention (M, H d) of M new positions, whose keys and values join the cache."""
     kv_heads, capacity, head_dim = keys.shape
     heads = qkv.shape[1] // head_dim - 2 * kv_heads
+    blocks = triton.cdiv(limit, _BLOCK)
     out = qkv.new_empty(len(qkv), heads * head_dim)
-    kernels.attend_cache[(heads,)](
+    part = torch.empty(heads, blocks, ROWS, head_dim, dtype=torch.float32, device=qkv.device)
+    weight = torch.empty(heads, blocks, 2, ROWS, dtype=torch.float32, device=qkv.device)
+    kernels.attend_cache[(heads, blocks)](
         qkv,
         keys,
         values,
         position,
         cosines,
         sines,
+        part,
+        weight,
+        _counters(heads, qkv.device),
         out,
         len(qkv),
         heads,
         kv_heads,
         capacity,
+        blocks,
         head_dim**-0.5,
         ROWS=ROWS,
         HALF=head_dim // 2,
-        BLOCK=64,
-        STAGES=3,
+        BLOCK=_BLOCK,
         PREFETCH=_HAS_PDL,
         num_warps=4,
+        enable_fp_fusion=False,
         **_launch_options(),
     )
     return out
+
+
+@functools.cache
+def _counters(heads: int, device: torch.device) -> torch.Tensor:
+    """Return zeros (heads,) int32 that every launch leaves as zeros."""
+    return torch.zeros(heads, dtype=torch.int32, device=device)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -240,6 +325,7 @@ def store_prompt(
         HALF=head_dim // 2,
         BLOCK_H=16,
         num_warps=4,
+        enable_fp_fusion=False,
     )
     return qkv.view(len(qkv), parts, head_dim)[:, :heads]
 
