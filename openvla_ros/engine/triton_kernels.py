@@ -4,8 +4,8 @@ A decoding pass reads every weight once for at most `ROWS` positions: its produc
 through tensor cores and never wait for arithmetic. The order of every sum depends on neither the
 number of rows nor the content of the others, so a position gets the same bits alone or among eight.
 
-Under `PDL` (programmatic dependent launch) a kernel starts while the one before it still runs: it
-asks L2 for its first weights, which nobody writes, and waits before it touches anything else.
+Under `PDL` (programmatic dependent launch) a kernel starts while the one before it still runs, and
+waits before it touches what that one writes.
 """
 
 from __future__ import annotations
@@ -16,19 +16,6 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 #: Positions a decoding pass has room for.
 ROWS = 8
-
-
-@triton.jit
-def _prefetch(pointers, size):
-    """Ask L2 for `size` bytes (a multiple of 16) at each pointer, and do not wait."""
-    tl.inline_asm_elementwise(
-        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;",
-        "=r,l,r",
-        [pointers.to(tl.uint64), size],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
 
 
 @triton.jit
@@ -56,7 +43,7 @@ def skinny_linear(
     GATED: tl.constexpr,
     RESIDUAL: tl.constexpr,
     BEST: tl.constexpr,
-    PREFETCH: tl.constexpr,
+    AHEAD: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """weight @ x for up to ROWS rows, with what a decoder layer does before and after it.
@@ -72,8 +59,8 @@ def skinny_linear(
     row = tl.arange(0, ROWS)
     k = tl.arange(0, BLOCK_K)
     weight_rows = weight_ptr + n.to(tl.int64) * depth
-    if PREFETCH > 0:
-        _prefetch(weight_rows, tl.full((BLOCK_N,), PREFETCH, tl.int32))
+    if AHEAD:  # nobody writes weights: the first of them may come before the wait
+        weights_ahead = tl.load(weight_rows[:, None] + k[None, :])
     if PDL:
         gdc_wait()
     if NORM:
@@ -82,7 +69,10 @@ def skinny_linear(
             squares_ptr + part[:, None] * ROWS + row[None, :], part[:, None] < parts, other=0.0
         )
     total = tl.zeros((BLOCK_N, ROWS), tl.float32)
-    for start in tl.range(0, depth, BLOCK_K, num_stages=STAGES):
+    if AHEAD:
+        x = tl.load(x_ptr + row[None, :] * depth + k[:, None], row[None, :] < rows, other=0.0)
+        total = tl.dot(weights_ahead, x, total)
+    for start in tl.range(AHEAD * BLOCK_K, depth, BLOCK_K, num_stages=STAGES):
         weights = tl.load(weight_rows[:, None] + (start + k)[None, :])
         x = tl.load(
             x_ptr + row[None, :] * depth + (start + k)[:, None], row[None, :] < rows, other=0.0
@@ -196,7 +186,6 @@ def attend_cache(
     ROWS: tl.constexpr,
     HALF: tl.constexpr,
     BLOCK: tl.constexpr,
-    PREFETCH: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """One head and one block of cached positions: rotate, cache what is new, attend, join.
@@ -210,10 +199,6 @@ def attend_cache(
     kv_head = head // (heads // kv_heads)
     keys_ptr += kv_head * capacity * WIDTH
     values_ptr += kv_head * capacity * WIDTH
-    if PREFETCH:
-        piece = tl.arange(0, 2) * (BLOCK // 2 * WIDTH) + block * (BLOCK * WIDTH)
-        _prefetch(keys_ptr + piece, tl.full((2,), BLOCK * WIDTH, tl.int32))
-        _prefetch(values_ptr + piece, tl.full((2,), BLOCK * WIDTH, tl.int32))
     row = tl.arange(0, ROWS)
     half = tl.arange(0, HALF)
     column = tl.arange(0, WIDTH)
@@ -302,9 +287,13 @@ def _join(
 
 @triton.jit
 def add_rms_norm(
-    x_ptr, delta_ptr, norm_ptr, sum_ptr, out_ptr, width, eps, ADD: tl.constexpr, BLOCK: tl.constexpr
+    x_ptr, delta_ptr, norm_ptr, sum_ptr, out_ptr, width, eps, ADD: tl.constexpr, BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One row of (rows, width): sum = x + delta with ADD, out = sum / rms(sum) * norm."""
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     column = tl.arange(0, BLOCK)
     place = tl.program_id(0) * width + column
     inside = column < width
@@ -330,8 +319,12 @@ def add_layer_norm(
     eps,
     SCALE: tl.constexpr,
     BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One row: sum = x + delta (times scale with SCALE), out = layer norm of sum."""
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     column = tl.arange(0, BLOCK)
     place = tl.program_id(0) * width + column
     inside = column < width
@@ -349,8 +342,11 @@ def add_layer_norm(
 
 
 @triton.jit
-def silu_mul(gate_up_ptr, out_ptr, width, BLOCK: tl.constexpr):
+def silu_mul(gate_up_ptr, out_ptr, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
     """silu(gate) * up of one block of one row; (rows, 2 width) alternates gate, up."""
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row = tl.program_id(0).to(tl.int64)
     pair = tl.arange(0, 2)
@@ -374,8 +370,12 @@ def store_prompt(
     capacity,
     HALF: tl.constexpr,
     BLOCK_H: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """BLOCK_H heads of one position: rotate queries and keys, cache keys and values."""
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     WIDTH: tl.constexpr = 2 * HALF
     position = tl.program_id(0)
     head = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)

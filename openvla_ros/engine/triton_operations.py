@@ -24,13 +24,13 @@ _BLOCK = 64  # cached positions per program
 
 @dataclass(frozen=True)
 class Tile:
-    """How a skinny product is cut: weights per step, steps in flight, warps, bytes asked ahead."""
+    """How a skinny product is cut: weights per step, steps in flight, warps; `ahead` fetches before waiting."""
 
     block_n: int
     block_k: int
     stages: int
     warps: int
-    prefetch: int = 2048
+    ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Normed:
 #: Measured on an H200; see docs/benchmarks/engine_h200.md.
 TILES = {
     "qkv": Tile(32, 256, 4, 2),
-    "gate_up": Tile(32, 256, 4, 2),
-    "output": Tile(32, 256, 4, 2),
-    "down": Tile(32, 256, 4, 2),
+    "gate_up": Tile(64, 128, 4, 2),
+    "output": Tile(16, 512, 4, 2),
+    "down": Tile(16, 256, 6, 1),
     "head": Tile(32, 256, 4, 2),
 }
 
@@ -125,7 +125,7 @@ def _skinny(
         GATED=gated,
         RESIDUAL=residual is not None,
         BEST=best,
-        PREFETCH=min(tile.prefetch, 2 * depth) if _HAS_PDL else 0,
+        AHEAD=tile.ahead,
         num_warps=tile.warps,
         **_launch_options(),
     )
@@ -247,7 +247,6 @@ def attend(
         ROWS=ROWS,
         HALF=head_dim // 2,
         BLOCK=_BLOCK,
-        PREFETCH=_HAS_PDL,
         num_warps=4,
         enable_fp_fusion=False,
         **_launch_options(),
@@ -290,6 +289,7 @@ def _add_rms_norm(
         ADD=delta is not None,
         BLOCK=triton.next_power_of_2(width),
         num_warps=4,
+        **_launch_options(),
     )
     return total, out
 
@@ -298,7 +298,8 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """Return silu(gate) * up, (M, I), of alternating columns (M, 2 I)."""
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty(rows, width)
-    kernels.silu_mul[(rows, triton.cdiv(width, 1024))](gate_up, out, width, BLOCK=1024, num_warps=4)
+    grid = (rows, triton.cdiv(width, 1024))
+    kernels.silu_mul[grid](gate_up, out, width, BLOCK=1024, num_warps=4, **_launch_options())
     return out
 
 
@@ -326,6 +327,7 @@ def store_prompt(
         BLOCK_H=16,
         num_warps=4,
         enable_fp_fusion=False,
+        **_launch_options(),
     )
     return qkv.view(len(qkv), parts, head_dim)[:, :heads]
 
@@ -352,5 +354,6 @@ def add_layer_norm(
         SCALE=scale is not None,
         BLOCK=triton.next_power_of_2(width),
         num_warps=4,
+        **_launch_options(),
     )
     return total, out
