@@ -24,13 +24,12 @@ _BLOCK = 64  # cached positions per program
 
 @dataclass(frozen=True)
 class Tile:
-    """How a skinny product is cut: weights per step, steps in flight, warps; `ahead` fetches before waiting."""
+    """How a skinny product is cut: weights per step, steps in flight, warps."""
 
     block_n: int
     block_k: int
     stages: int
     warps: int
-    ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,9 @@ class Normed:
 
 #: Measured on an H200; see docs/benchmarks/engine_h200.md.
 TILES = {
-    "qkv": Tile(32, 256, 4, 2),
-    "gate_up": Tile(64, 128, 4, 2),
-    "output": Tile(16, 512, 4, 2),
+    "qkv": Tile(64, 128, 4, 2),
+    "gate_up": Tile(64, 128, 3, 2),
+    "output": Tile(16, 1024, 3, 2),
     "down": Tile(16, 256, 6, 1),
     "head": Tile(32, 256, 4, 2),
 }
@@ -125,7 +124,6 @@ def _skinny(
         GATED=gated,
         RESIDUAL=residual is not None,
         BEST=best,
-        AHEAD=tile.ahead,
         num_warps=tile.warps,
         **_launch_options(),
     )
@@ -247,6 +245,7 @@ def attend(
         ROWS=ROWS,
         HALF=head_dim // 2,
         BLOCK=_BLOCK,
+        BLOCKS=triton.next_power_of_2(blocks),
         num_warps=4,
         enable_fp_fusion=False,
         **_launch_options(),
