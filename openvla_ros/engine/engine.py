@@ -31,14 +31,21 @@ class Engine:
 
     Args:
         model: In evaluation mode, on the device it runs on.
+        quantization: Of the language model's layers: "none", "fp8", "int8" or "int4".
         use_graphs: Capture CUDA graphs; without them every call launches its kernels one by one.
 
     Raises:
         ConfigurationError: The engine does not support this model; the text says why.
     """
 
-    def __init__(self, model: OpenVLAForActionPrediction, *, use_graphs: bool = True) -> None:
-        weights = fuse_language_model(model)
+    def __init__(
+        self,
+        model: OpenVLAForActionPrediction,
+        *,
+        quantization: str = "none",
+        use_graphs: bool = True,
+    ) -> None:
+        weights = fuse_language_model(model, quantization)
         operations, why = choose_operations(weights)
         self.device = weights.embedding.device
         self.vision = Vision(model, operations)
@@ -182,7 +189,9 @@ class _Clock:
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
         self._names: list[str] = []
-        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(8)] if self.on_gpu else []
+        self._events = (
+            [torch.cuda.Event(enable_timing=True) for _ in range(8)] if self.on_gpu else []
+        )
         self._times: list[float] = []
 
     def start(self) -> None:
@@ -204,7 +213,9 @@ class _Clock:
         if self.on_gpu:
             self._events[len(self._names)].synchronize()
             pairs = zip(self._events, self._events[1:])
-            spans = [first.elapsed_time(second) for first, second in list(pairs)[: len(self._names)]]
+            spans = [
+                first.elapsed_time(second) for first, second in list(pairs)[: len(self._names)]
+            ]
         else:
             spans = [b - a for a, b in zip(self._times, self._times[1:])]
         return dict(zip(self._names, spans, strict=True))

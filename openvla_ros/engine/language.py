@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from openvla_ros.engine.operations import Operations
-from openvla_ros.engine.weights import LanguageWeights, LayerWeights
+from openvla_ros.engine.weights import LanguageWeights
 
 #: Cached positions come in such multiples: kernels read whole blocks.
 _CAPACITY_STEP = 64
@@ -47,24 +46,16 @@ class Language:
             wanted: Positions that need logits; only they pass the last layer's second half.
         """
         weights, operations = self.weights, self.operations
-        normed = operations.rms_norm(x, weights.layers[0].input_norm, weights.eps)
-        for i, layer in enumerate(weights.layers[:-1]):
-            attended = self._attend_prompt(i, normed)
-            delta = F.linear(attended, layer.output)
-            x, normed = operations.add_rms_norm(x, delta, layer.post_norm, weights.eps)
-            hidden = operations.silu_mul(F.linear(normed, layer.gate_up))
-            delta = F.linear(hidden, layer.down)
-            following = weights.layers[i + 1].input_norm
-            x, normed = operations.add_rms_norm(x, delta, following, weights.eps)
-        attended = self._attend_prompt(len(weights.layers) - 1, normed)
+        first = weights.layers[0]
+        normed = operations.prompt_norm(x, first.input_norm, weights.eps, first.qkv)
+        for i, layer in enumerate(weights.layers):
+            keys, values = self.keys[i], self.values[i]
+            qkv = operations.qkv(normed, layer.qkv)
+            queries = operations.store_prompt(qkv, keys, values, weights.cosines, weights.sines)
+            attended = operations.attend_prompt(queries, keys, values)
+            if i + 1 < len(weights.layers):
+                x, normed = self._second_half(i, attended, x)
         return self._finish(attended[-wanted:].contiguous(), x[-wanted:].contiguous())
-
-    def _attend_prompt(self, index: int, normed: torch.Tensor) -> torch.Tensor:
-        weights, operations = self.weights, self.operations
-        keys, values = self.keys[index], self.values[index]
-        qkv = F.linear(normed, weights.layers[index].qkv)
-        queries = operations.store_prompt(qkv, keys, values, weights.cosines, weights.sines)
-        return operations.attend_prompt(queries, keys, values)
 
     def step(
         self, token_ids: torch.Tensor, position: torch.Tensor, limit: int
@@ -77,33 +68,39 @@ class Language:
             limit: No position is as high as this.
         """
         weights, operations = self.weights, self.operations
-        gains = [layer.input_norm for layer in weights.layers[1:]]
         x, normed = operations.embed_norm(
             token_ids, weights.embedding, weights.layers[0].input_norm, weights.eps
         )
         for i, layer in enumerate(weights.layers):
-            qkv = operations.qkv(normed, layer.qkv)
-            keys, values = self.keys[i], self.values[i]
             attended = operations.attend(
-                qkv, keys, values, position, weights.cosines, weights.sines, limit
+                operations.qkv(normed, layer.qkv),
+                self.keys[i],
+                self.values[i],
+                position,
+                weights.cosines,
+                weights.sines,
+                limit,
             )
-            if i < len(gains):
-                x, normed = self._second_half(layer, attended, x, gains[i])
+            if i + 1 < len(weights.layers):
+                x, normed = self._second_half(i, attended, x)
         return self._finish(attended, x)
 
-    def _finish(
-        self, attended: torch.Tensor, x: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _finish(self, attended: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits and tokens from the last layer's attention and residual, (M, ...) each."""
-        weights = self.weights
-        _, normed = self._second_half(weights.layers[-1], attended, x, weights.final_norm)
-        return self.operations.head(normed, weights.head)
+        _, normed = self._second_half(len(self.weights.layers) - 1, attended, x)
+        return self.operations.head(normed, self.weights.head)
 
     def _second_half(
-        self, layer: LayerWeights, attended: torch.Tensor, x: torch.Tensor, gain: torch.Tensor
+        self, index: int, attended: torch.Tensor, x: torch.Tensor
     ) -> tuple[torch.Tensor, Any]:
-        """Return the layer's output (M, D), and that through the norm with `gain`."""
-        operations, eps = self.operations, self.weights.eps
-        x, normed = operations.output_add_norm(attended, layer.output, x, layer.post_norm, eps)
+        """Return a layer's output (M, D), and that through the norm that follows the layer."""
+        operations, weights, layer = self.operations, self.weights, self.weights.layers[index]
+        x, normed = operations.output_add_norm(
+            attended, layer.output, x, layer.post_norm, weights.eps, layer.gate_up
+        )
         hidden = operations.gate_up(normed, layer.gate_up)
-        return operations.down_add_norm(hidden, layer.down, x, gain, eps)
+        if index + 1 < len(weights.layers):
+            gain, following = weights.layers[index + 1].input_norm, weights.layers[index + 1].qkv
+        else:
+            gain, following = weights.final_norm, weights.head
+        return operations.down_add_norm(hidden, layer.down, x, gain, weights.eps, following)

@@ -22,16 +22,14 @@ class Operations:
     """One implementation of the engine's arithmetic; `torch_operations` documents each function."""
 
     name: str
-    rms_norm: Callable[..., torch.Tensor]
-    add_rms_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]]
-    silu_mul: Callable[..., torch.Tensor]
+    prompt_norm: Callable[..., Any]
     store_prompt: Callable[..., torch.Tensor]
     attend_prompt: Callable[..., torch.Tensor]
     embed_norm: Callable[..., tuple[torch.Tensor, Any]]
     qkv: Callable[..., torch.Tensor]
     attend: Callable[..., torch.Tensor]
     output_add_norm: Callable[..., tuple[torch.Tensor, Any]]
-    gate_up: Callable[..., torch.Tensor]
+    gate_up: Callable[..., Any]
     down_add_norm: Callable[..., tuple[torch.Tensor, Any]]
     head: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     add_layer_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]]

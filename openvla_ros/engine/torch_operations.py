@@ -1,12 +1,28 @@
 """The engine's arithmetic in plain torch: for CPUs, and for GPUs without Triton.
 
-`triton_operations` has the same functions. M is the number of rows (positions), D the width.
+`triton_operations` has the same functions. M is the number of rows (positions), D the width. What
+goes through a norm is passed on as whatever the next product of the same module takes.
 """
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional as F
+
+from openvla_ros.engine.low_bit import LowBitMatrix
+
+Matrix = torch.Tensor | LowBitMatrix
+
+_FEW_ROWS = 8  # torch's int8 product beats expanding the matrix up to about here
+
+
+def linear(x: torch.Tensor, weight: Matrix) -> torch.Tensor:
+    """Return x (M, K) times weight (N, K) transposed."""
+    if not isinstance(weight, LowBitMatrix):
+        return F.linear(x, weight)
+    if weight.kind == "int8" and x.device.type == "cpu" and len(x) <= _FEW_ROWS:
+        return torch._weight_int8pack_mm(x, weight.data, weight.scales.to(x.dtype))
+    return F.linear(x, weight.dequantize())
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -16,18 +32,59 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return weight * scaled.to(x.dtype)
 
 
-def add_rms_norm(
-    x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float
+def prompt_norm(x: torch.Tensor, gain: torch.Tensor, eps: float, following: Matrix) -> torch.Tensor:
+    """Return rows of a prompt (M, D), normalised for the product with `following`."""
+    return rms_norm(x, gain, eps)
+
+
+def embed_norm(
+    token_ids: torch.Tensor, embedding: torch.Tensor, gain: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return x + delta, and that normalised."""
-    x = x + delta
-    return x, rms_norm(x, weight, eps)
+    """Return rows (M, D) of the embedding for (M,) int64 ids, and those normalised."""
+    x = F.embedding(token_ids, embedding)
+    return x, rms_norm(x, gain, eps)
 
 
-def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
-    """Return silu(gate) * up, (M, I), of alternating columns (M, 2 I)."""
-    gate, up = gate_up.unflatten(-1, (-1, 2)).unbind(-1)
+def qkv(x: torch.Tensor, weight: Matrix) -> torch.Tensor:
+    """Return queries, keys and values (M, (H + 2 KV) d) of normalised rows."""
+    return linear(x, weight)
+
+
+def gate_up(x: torch.Tensor, weight: Matrix) -> torch.Tensor:
+    """Return silu(gate) * up, (M, I), of normalised rows."""
+    gate, up = linear(x, weight).unflatten(-1, (-1, 2)).unbind(-1)
     return F.silu(gate) * up
+
+
+def output_add_norm(
+    x: torch.Tensor,
+    weight: Matrix,
+    residual: torch.Tensor,
+    gain: torch.Tensor,
+    eps: float,
+    following: Matrix,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return residual + weight @ x, (M, D), and that normalised for the product `following`."""
+    x = residual + linear(x, weight)
+    return x, rms_norm(x, gain, eps)
+
+
+def down_add_norm(
+    x: torch.Tensor,
+    weight: Matrix,
+    residual: torch.Tensor,
+    gain: torch.Tensor,
+    eps: float,
+    following: Matrix,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return residual + weight @ x, (M, D), and that normalised for the product `following`."""
+    return output_add_norm(x, weight, residual, gain, eps, following)
+
+
+def head(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits (M, V) and the lowest id of the highest one, (M,) int64."""
+    logits = F.linear(x, weight)
+    return logits, logits.argmax(dim=-1)
 
 
 def rotate(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
@@ -52,28 +109,38 @@ def store_prompt(
         cosines: (positions, d).
         sines: (positions, d).
     """
-    rows, (kv_heads, _, head_dim) = qkv.shape[0], keys.shape
-    heads = qkv.view(rows, -1, head_dim)
-    queries, new_keys, new_values = heads.split(
-        [heads.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1
+    places = torch.arange(len(qkv), device=qkv.device)
+    return _store(qkv, keys, values, places, cosines, sines)
+
+
+def _store(
+    qkv: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    places: torch.Tensor,
+    cosines: torch.Tensor,
+    sines: torch.Tensor,
+) -> torch.Tensor:
+    kv_heads, _, head_dim = keys.shape
+    parts = qkv.view(len(qkv), -1, head_dim)
+    queries, new_keys, new_values = parts.split(
+        [parts.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1
     )
-    cosines, sines = cosines[:rows], sines[:rows]
-    keys[:, :rows] = rotate(new_keys, cosines, sines).transpose(0, 1)
-    values[:, :rows] = new_values.transpose(0, 1)
+    cosines, sines = cosines[places], sines[places]
+    keys[:, places] = rotate(new_keys, cosines, sines).transpose(0, 1)
+    values[:, places] = new_values.transpose(0, 1)
     return rotate(queries, cosines, sines)
 
 
-def attend_prompt(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
-) -> torch.Tensor:
+def attend_prompt(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Return causal attention (M, H d) of queries (M, H, d) over the first M cached positions."""
-    rows = queries.shape[0]
+    rows = len(queries)
     attended = F.scaled_dot_product_attention(
         queries.transpose(0, 1)[None],
         keys[None, :, :rows],
         values[None, :, :rows],
         is_causal=True,
-        enable_gqa=queries.shape[1] != keys.shape[0],
+        enable_gqa=queries.shape[1] != len(keys),
     )
     return attended[0].transpose(0, 1).reshape(rows, -1)
 
@@ -98,65 +165,17 @@ def attend(
         sines: (positions, d).
         limit: No position is as high as this.
     """
-    rows, (kv_heads, _, head_dim) = qkv.shape[0], keys.shape
-    heads = qkv.view(rows, -1, head_dim)
-    queries, new_keys, new_values = heads.split(
-        [heads.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1
-    )
-    places = position.long() + torch.arange(rows, device=qkv.device)  # (M,)
-    cosines, sines = cosines[places], sines[places]
-    keys[:, places] = rotate(new_keys, cosines, sines).transpose(0, 1)
-    values[:, places] = new_values.transpose(0, 1)
+    places = position.long() + torch.arange(len(qkv), device=qkv.device)  # (M,)
+    queries = _store(qkv, keys, values, places, cosines, sines)
     seen = torch.arange(limit, device=qkv.device)[None] <= places[:, None]  # (M, limit)
     attended = F.scaled_dot_product_attention(
-        rotate(queries, cosines, sines).transpose(0, 1)[None],
+        queries.transpose(0, 1)[None],
         keys[None, :, :limit],
         values[None, :, :limit],
         attn_mask=seen[None, None],
-        enable_gqa=queries.shape[1] != kv_heads,
+        enable_gqa=queries.shape[1] != len(keys),
     )
-    return attended[0].transpose(0, 1).reshape(rows, -1)
-
-
-def embed_norm(
-    token_ids: torch.Tensor, embedding: torch.Tensor, gain: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return rows (M, D) of the embedding for (M,) int64 ids, and those normalised.
-
-    The second is whatever `qkv`, `gate_up` and `head` of the same module take.
-    """
-    x = F.embedding(token_ids, embedding)
-    return x, rms_norm(x, gain, eps)
-
-
-def qkv(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return weight @ normalised rows, (M, (H + 2 KV) d), for few rows."""
-    return F.linear(x, weight)
-
-
-def gate_up(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return silu(gate) * up of normalised rows, (M, I), for few rows."""
-    return silu_mul(F.linear(x, weight))
-
-
-def output_add_norm(
-    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, gain: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return residual + weight @ x, (M, D), and that normalised, for few rows."""
-    return add_rms_norm(residual, F.linear(x, weight), gain, eps)
-
-
-def down_add_norm(
-    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, gain: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return residual + weight @ x, (M, D), and that normalised, for few rows."""
-    return add_rms_norm(residual, F.linear(x, weight), gain, eps)
-
-
-def head(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits (M, V) and the lowest id of the highest one, (M,) int64, for few rows."""
-    logits = F.linear(x, weight)
-    return logits, logits.argmax(dim=-1)
+    return attended[0].transpose(0, 1).reshape(len(qkv), -1)
 
 
 def add_layer_norm(

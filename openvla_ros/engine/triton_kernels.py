@@ -1,4 +1,4 @@
-"""GPU kernels of the decoding pass and of what lies between the matrix products of a prefill.
+"""GPU kernels of a decoding pass.
 
 A decoding pass reads every weight once for at most `ROWS` positions: its products stream weights
 through tensor cores and never wait for arithmetic. The order of every sum depends on neither the
@@ -14,6 +14,17 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from openvla_ros.engine.triton_numbers import (
+    FP8,
+    INT4,
+    INT8,
+    high_to_half,
+    int8_to_half,
+    low_to_half,
+    to_half,
+    turn,
+)
+
 #: Positions a decoding pass has room for.
 ROWS = 8
 
@@ -22,6 +33,7 @@ ROWS = 8
 def skinny_linear(
     x_ptr,  # (rows, depth)
     weight_ptr,  # (columns, depth)
+    scales_ptr,  # float32, of low-bit weights; see `LowBitMatrix`
     squares_ptr,  # (parts, ROWS) float32, with NORM: sums of squares of the unscaled rows
     residual_ptr,  # (rows, columns), with RESIDUAL
     gain_ptr,  # (columns,), with RESIDUAL: of the norm that follows
@@ -39,6 +51,7 @@ def skinny_linear(
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
     PARTS: tl.constexpr,
+    KIND: tl.constexpr,
     NORM: tl.constexpr,
     GATED: tl.constexpr,
     RESIDUAL: tl.constexpr,
@@ -57,7 +70,6 @@ def skinny_linear(
     n = program * BLOCK_N + tl.arange(0, BLOCK_N)
     row = tl.arange(0, ROWS)
     k = tl.arange(0, BLOCK_K)
-    weight_rows = weight_ptr + n.to(tl.int64) * depth
     if PDL:
         gdc_wait()
     if NORM:
@@ -66,14 +78,38 @@ def skinny_linear(
             squares_ptr + part[:, None] * ROWS + row[None, :], part[:, None] < parts, other=0.0
         )
     total = tl.zeros((BLOCK_N, ROWS), tl.float32)
-    for start in tl.range(0, depth, BLOCK_K, num_stages=STAGES):
-        weights = tl.load(weight_rows[:, None] + (start + k)[None, :])
-        x = tl.load(
-            x_ptr + row[None, :] * depth + (start + k)[:, None], row[None, :] < rows, other=0.0
-        )
-        total = tl.dot(weights, x, total)
+    inside = row[None, :] < rows
+    if KIND == INT4:  # a tile of one group is contiguous, and has a scale per row
+        half = tl.arange(0, BLOCK_K // 2)
+        groups = depth // BLOCK_K
+        tile = tl.arange(0, BLOCK_N)[:, None] * (BLOCK_K // 2) + half[None, :]
+        tile += weight_ptr + program.to(tl.int64) * groups * (BLOCK_N * (BLOCK_K // 2))
+        for group in tl.range(0, groups, num_stages=STAGES):
+            pairs = tl.load(tile + group * (BLOCK_N * (BLOCK_K // 2)))
+            scales = tl.load(scales_ptr + group * columns + n)
+            place = x_ptr + row[None, :] * depth + (group * BLOCK_K + half)[:, None]
+            first = tl.load(place, inside, other=0.0)
+            second = tl.load(place + BLOCK_K // 2, inside, other=0.0)
+            partial = tl.dot(low_to_half(pairs), to_half(first))
+            partial = tl.dot(high_to_half(pairs), to_half(second), partial)
+            total += partial * scales[:, None]
+    else:
+        weight_rows = weight_ptr + n.to(tl.int64) * depth
+        for start in tl.range(0, depth, BLOCK_K, num_stages=STAGES):
+            weights = tl.load(weight_rows[:, None] + (start + k)[None, :])
+            x = tl.load(x_ptr + row[None, :] * depth + (start + k)[:, None], inside, other=0.0)
+            if KIND == INT8:
+                total = tl.dot(int8_to_half(weights), to_half(x), total)
+            elif KIND == FP8:
+                total = tl.dot(weights.to(tl.float16), to_half(x), total)
+            else:
+                total = tl.dot(weights, x, total)
     if PDL:
         gdc_launch_dependents()
+    if KIND == INT8:
+        total *= tl.load(scales_ptr + n)[:, None]
+    elif KIND == FP8:
+        total *= tl.load(scales_ptr)
     if NORM:
         total *= tl.rsqrt(tl.sum(squares, axis=0) / depth + eps)[None, :]
     result = total.to(out_ptr.dtype.element_ty)
@@ -85,7 +121,6 @@ def skinny_linear(
         n = program * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
         columns = columns // 2
     places = row[None, :] * columns + n[:, None]
-    inside = row[None, :] < rows
     if RESIDUAL:
         result += tl.load(residual_ptr + places, inside, other=0.0)
         wide = result.to(tl.float32)
@@ -151,15 +186,6 @@ def embed_rows(
 
 
 @triton.jit
-def _turn(first, second, cosine, sine):
-    """The first half of a rotated head, rounded after every product as the reference is."""
-    dtype = first.dtype
-    straight = (first.to(tl.float32) * cosine.to(tl.float32)).to(dtype)
-    crossed = (second.to(tl.float32) * sine.to(tl.float32)).to(dtype)
-    return straight, crossed
-
-
-@triton.jit
 def attend_cache(
     qkv_ptr,  # (rows, (H + 2 KV) d)
     keys_ptr,  # (KV, capacity, d)
@@ -218,9 +244,9 @@ def attend_cache(
     source = qkv_ptr + row[:, None] * ((heads + 2 * kv_heads) * WIDTH)
     q = source + head * WIDTH + half[None, :]
     low, high = tl.load(q, valid, other=0.0), tl.load(q + HALF, valid, other=0.0)
-    straight, crossed = _turn(low, high, cos_low, sin_low)
+    straight, crossed = turn(low, high, cos_low, sin_low)
     q_low = straight - crossed
-    straight, crossed = _turn(high, low, cos_high, sin_high)
+    straight, crossed = turn(high, low, cos_high, sin_high)
     q_high = straight + crossed
 
     if first + BLOCK > start:  # some of the new positions may lie in this block
@@ -228,9 +254,9 @@ def attend_cache(
         k = source + (heads + kv_head) * WIDTH + half[None, :]
         low, high = tl.load(k, new, other=0.0), tl.load(k + HALF, new, other=0.0)
         place = (start + row)[:, None] * WIDTH
-        straight, crossed = _turn(low, high, cos_low, sin_low)
+        straight, crossed = turn(low, high, cos_low, sin_low)
         tl.store(keys_ptr + place + half[None, :], straight - crossed, new)
-        straight, crossed = _turn(high, low, cos_high, sin_high)
+        straight, crossed = turn(high, low, cos_high, sin_high)
         tl.store(keys_ptr + place + HALF + half[None, :], straight + crossed, new)
         v = source + (heads + kv_heads + kv_head) * WIDTH + column[None, :]
         tl.store(values_ptr + place + column[None, :], tl.load(v, new, other=0.0), new)
@@ -288,128 +314,3 @@ def _join(
     total = tl.sum(part * share[:, :, None], axis=0) / tl.sum(weight * share, axis=0)[:, None]
     out = out_ptr + row[:, None] * (heads * WIDTH) + head * WIDTH + column[None, :]
     tl.store(out, total.to(out_ptr.dtype.element_ty), row[:, None] < rows)
-
-
-@triton.jit
-def add_rms_norm(
-    x_ptr, delta_ptr, norm_ptr, sum_ptr, out_ptr, width, eps, ADD: tl.constexpr, BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """One row of (rows, width): sum = x + delta with ADD, out = sum / rms(sum) * norm."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
-    column = tl.arange(0, BLOCK)
-    place = tl.program_id(0) * width + column
-    inside = column < width
-    x = tl.load(x_ptr + place, inside, other=0.0)
-    if ADD:
-        x += tl.load(delta_ptr + place, inside, other=0.0)
-        tl.store(sum_ptr + place, x, inside)
-    wide = x.to(tl.float32)
-    scaled = (wide * tl.rsqrt(tl.sum(wide * wide, axis=0) / width + eps)).to(x.dtype)
-    tl.store(out_ptr + place, tl.load(norm_ptr + column, inside, other=0.0) * scaled, inside)
-
-
-@triton.jit
-def add_layer_norm(
-    x_ptr,
-    delta_ptr,
-    scale_ptr,
-    norm_ptr,
-    bias_ptr,
-    sum_ptr,
-    out_ptr,
-    width,
-    eps,
-    SCALE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """One row: sum = x + delta (times scale with SCALE), out = layer norm of sum."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
-    column = tl.arange(0, BLOCK)
-    place = tl.program_id(0) * width + column
-    inside = column < width
-    delta = tl.load(delta_ptr + place, inside, other=0.0)
-    if SCALE:
-        delta *= tl.load(scale_ptr + column, inside, other=0.0)
-    x = tl.load(x_ptr + place, inside, other=0.0) + delta
-    tl.store(sum_ptr + place, x, inside)
-    wide = x.to(tl.float32)
-    centred = tl.where(inside, wide - tl.sum(wide, axis=0) / width, 0.0)
-    scaled = centred * tl.rsqrt(tl.sum(centred * centred, axis=0) / width + eps)
-    norm = tl.load(norm_ptr + column, inside, other=0.0).to(tl.float32)
-    bias = tl.load(bias_ptr + column, inside, other=0.0).to(tl.float32)
-    tl.store(out_ptr + place, (scaled * norm + bias).to(x.dtype), inside)
-
-
-@triton.jit
-def silu_mul(gate_up_ptr, out_ptr, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
-    """silu(gate) * up of one block of one row; (rows, 2 width) alternates gate, up."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    row = tl.program_id(0).to(tl.int64)
-    pair = tl.arange(0, 2)
-    inside = column < width
-    source = gate_up_ptr + row * 2 * width + 2 * column[:, None] + pair[None, :]
-    gate, up = tl.split(tl.load(source, inside[:, None], other=0.0))
-    wide = gate.to(tl.float32)
-    result = (wide * tl.sigmoid(wide)).to(gate.dtype) * up
-    tl.store(out_ptr + row * width + column, result, inside)
-
-
-@triton.jit
-def store_prompt(
-    qkv_ptr,  # (rows, (H + 2 KV) d); queries are rotated in place
-    keys_ptr,  # (KV, capacity, d)
-    values_ptr,
-    cosine_ptr,
-    sine_ptr,
-    heads,
-    kv_heads,
-    capacity,
-    HALF: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """BLOCK_H heads of one position: rotate queries and keys, cache keys and values."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
-    WIDTH: tl.constexpr = 2 * HALF
-    position = tl.program_id(0)
-    head = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
-    half = tl.arange(0, HALF)
-    inside = (head < heads + 2 * kv_heads)[:, None]
-    source = qkv_ptr + position * (heads + 2 * kv_heads) * WIDTH
-    source += head[:, None] * WIDTH + half[None, :]
-    low, high = tl.load(source, inside, other=0.0), tl.load(source + HALF, inside, other=0.0)
-    table = position * WIDTH + half
-    straight, crossed = _turn(
-        low, high, tl.load(cosine_ptr + table)[None, :], tl.load(sine_ptr + table)[None, :]
-    )
-    turned_low = straight - crossed
-    straight, crossed = _turn(
-        high,
-        low,
-        tl.load(cosine_ptr + table + HALF)[None, :],
-        tl.load(sine_ptr + table + HALF)[None, :],
-    )
-    turned_high = straight + crossed
-    is_query = (head < heads)[:, None]
-    tl.store(source, turned_low, is_query)
-    tl.store(source + HALF, turned_high, is_query)
-    place = position * WIDTH + half[None, :]
-    is_key = (head >= heads)[:, None] & (head < heads + kv_heads)[:, None]
-    keys = keys_ptr + (head - heads)[:, None] * (capacity * WIDTH) + place
-    tl.store(keys, turned_low, is_key)
-    tl.store(keys + HALF, turned_high, is_key)
-    is_value = (head >= heads + kv_heads)[:, None] & inside
-    values = values_ptr + (head - heads - kv_heads)[:, None] * (capacity * WIDTH) + place
-    tl.store(values, low, is_value)
-    tl.store(values + HALF, high, is_value)

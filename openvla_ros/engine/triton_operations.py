@@ -11,9 +11,12 @@ from typing import Any
 
 import torch
 import triton
+from torch.nn import functional as F
 
 from openvla_ros.engine import triton_kernels as kernels
-from openvla_ros.engine.torch_operations import attend_prompt
+from openvla_ros.engine import triton_prompt_kernels as prompt_kernels
+from openvla_ros.engine.low_bit import GROUP, TILE_ROWS, LowBitMatrix
+from openvla_ros.engine.torch_operations import Matrix, attend_prompt
 from openvla_ros.engine.triton_kernels import ROWS
 
 __all__ = ["attend_prompt"]
@@ -47,6 +50,19 @@ class Normed:
     eps: float
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """Rows in fp8 with one scale each: values (M, K) times scales (M,)."""
+
+    values: torch.Tensor
+    scales: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+#: Number formats of weights as the kernels know them.
+_KINDS = {"int8": 1, "fp8": 2, "int4": 3}
 #: Measured on an H200; see docs/benchmarks/engine_h200.md.
 TILES = {
     "qkv": Tile(64, 128, 4, 2),
@@ -55,6 +71,13 @@ TILES = {
     "down": Tile(16, 256, 6, 1),
     "head": Tile(32, 256, 4, 2),
 }
+BYTE_TILES = {
+    "qkv": Tile(64, 256, 4, 2),
+    "gate_up": Tile(64, 256, 4, 4),
+    "output": Tile(32, 512, 4, 2),
+    "down": Tile(32, 256, 5, 2),
+}
+NIBBLE_TILE = Tile(TILE_ROWS, GROUP, 8, 2)
 
 
 def why_unsupported(width: int, head_dim: int) -> str | None:
@@ -70,8 +93,15 @@ def _launch_options() -> dict[str, Any]:
     return {"PDL": _HAS_PDL, "launch_pdl": True} if _HAS_PDL else {"PDL": False}
 
 
-def _fitting(tile: Tile, columns: int, depth: int) -> Tile:
-    """Return the tile, made smaller until it divides the matrix."""
+def _tile(name: str, weight: Matrix) -> Tile:
+    """Return the tile of a product, made smaller until it divides the matrix."""
+    if isinstance(weight, LowBitMatrix):
+        if weight.kind == "int4":
+            return NIBBLE_TILE
+        tile = BYTE_TILES[name]
+    else:
+        tile = TILES[name]
+    columns, depth = weight.shape
     block_n, block_k = tile.block_n, tile.block_k
     while depth % block_k:
         block_k //= 2
@@ -81,9 +111,9 @@ def _fitting(tile: Tile, columns: int, depth: int) -> Tile:
 
 
 def _skinny(
-    tile: Tile,
+    name: str,
     x: torch.Tensor | Normed,
-    weight: torch.Tensor,
+    weight: Matrix,
     *,
     gated: bool = False,
     residual: torch.Tensor | None = None,
@@ -93,8 +123,9 @@ def _skinny(
     """Return the product, and with `residual` or `best` what leaves beside it."""
     normed = x if isinstance(x, Normed) else None
     source = normed.scaled if normed else x
-    (rows, depth), columns = source.shape, weight.shape[0]
-    tile = _fitting(tile, columns, depth)
+    low = weight if isinstance(weight, LowBitMatrix) else None
+    rows, (columns, depth) = len(source), weight.shape
+    tile = _tile(name, weight)
     programs = columns // tile.block_n
     out = source.new_empty(rows, columns // 2 if gated else columns)
     scaled = out if residual is None else torch.empty_like(out)
@@ -102,7 +133,8 @@ def _skinny(
     index = _scratch(programs, torch.int32, out) if best else out
     kernels.skinny_linear[(programs,)](
         source,
-        weight,
+        low.data if low else weight,
+        low.scales if low else source,
         normed.squares if normed else source,
         source if residual is None else residual,
         source if gain is None else gain,
@@ -120,6 +152,7 @@ def _skinny(
         BLOCK_K=tile.block_k,
         STAGES=tile.stages,
         PARTS=triton.next_power_of_2(len(normed.squares)) if normed else 1,
+        KIND=_KINDS[low.kind] if low else 0,
         NORM=normed is not None,
         GATED=gated,
         RESIDUAL=residual is not None,
@@ -134,45 +167,160 @@ def _scratch(programs: int, dtype: torch.dtype, like: torch.Tensor) -> torch.Ten
     return torch.empty(programs, ROWS, dtype=dtype, device=like.device)
 
 
-def qkv(x: Normed, weight: torch.Tensor) -> torch.Tensor:
-    """Return (M, (H + 2 KV) d), for up to `ROWS` rows."""
-    return _skinny(TILES["qkv"], x, weight)[0]
+def _product(x: torch.Tensor | Scaled, weight: Matrix) -> torch.Tensor:
+    """Return the product of many rows; those in fp8 still lack their own scales."""
+    if not isinstance(weight, LowBitMatrix):
+        return F.linear(x, weight)
+    if weight.kind != "fp8":
+        return F.linear(x, _expand(weight))
+    return torch._scaled_mm(
+        x.values if isinstance(x, Scaled) else x,
+        weight.data.t(),
+        _one(weight.data.device),
+        weight.scales,
+        out_dtype=weight.dtype,
+        use_fast_accum=True,
+    )
 
 
-def gate_up(x: Normed, weight: torch.Tensor) -> torch.Tensor:
-    """Return silu(gate) * up, (M, I), for up to `ROWS` rows."""
-    return _skinny(TILES["gate_up"], x, weight, gated=True)[0]
+@functools.cache
+def _one(device: torch.device) -> torch.Tensor:
+    return torch.ones((), dtype=torch.float32, device=device)
+
+
+def _expand(weight: LowBitMatrix) -> torch.Tensor:
+    """Return an int8 or int4 matrix as 16-bit numbers, for one product."""
+    columns, depth = weight.shape
+    out = torch.empty(columns, depth, dtype=weight.dtype, device=weight.data.device)
+    block_n, block_k = TILE_ROWS, GROUP if weight.kind == "int4" else 64
+    assert columns % block_n == 0 and depth % block_k == 0
+    prompt_kernels.expand[(columns // block_n, depth // block_k)](
+        weight.data,
+        weight.scales,
+        out,
+        columns,
+        depth,
+        BLOCK_N=block_n,
+        BLOCK_K=block_k,
+        KIND=_KINDS[weight.kind],
+        num_warps=4,
+    )
+    return out
+
+
+def _is_fp8(weight: Matrix) -> bool:
+    return isinstance(weight, LowBitMatrix) and weight.kind == "fp8"
+
+
+def _scale_rows(x: torch.Tensor, *, gated: bool) -> Scaled:
+    rows, width = x.shape[0], x.shape[1] // 2 if gated else x.shape[1]
+    out = torch.empty(rows, width, dtype=torch.float8_e4m3fn, device=x.device)
+    scales = torch.empty(rows, dtype=torch.float32, device=x.device)
+    prompt_kernels.scale_rows[(rows,)](
+        x,
+        out,
+        scales,
+        width,
+        GATED=gated,
+        BLOCK=triton.next_power_of_2(width),
+        num_warps=8,
+        **_launch_options(),
+    )
+    return Scaled(out, scales)
+
+
+def prompt_norm(x: torch.Tensor, gain: torch.Tensor, eps: float, following: Matrix) -> torch.Tensor:
+    """Return rows of a prompt (M, D), normalised for the product with `following`."""
+    return _prompt_add_norm(x, None, None, gain, eps, following)[1]
+
+
+def qkv(x: torch.Tensor | Normed, weight: Matrix) -> torch.Tensor:
+    """Return queries, keys and values (M, (H + 2 KV) d) of normalised rows."""
+    return _skinny("qkv", x, weight)[0] if isinstance(x, Normed) else _product(x, weight)
+
+
+def gate_up(x: torch.Tensor | Normed, weight: Matrix) -> torch.Tensor | Scaled:
+    """Return silu(gate) * up, (M, I), of normalised rows."""
+    if isinstance(x, Normed):
+        return _skinny("gate_up", x, weight, gated=True)[0]
+    product = _product(x, weight)
+    return _scale_rows(product, gated=True) if _is_fp8(weight) else _silu_mul(product)
 
 
 def output_add_norm(
-    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, gain: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, Normed]:
-    """Return residual + weight @ x, (M, D), and that on its way through a norm."""
-    return _add_norm(TILES["output"], x, weight, residual, gain, eps)
-
-
-def down_add_norm(
-    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, gain: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, Normed]:
-    """Return residual + weight @ x, (M, D), and that on its way through a norm."""
-    return _add_norm(TILES["down"], x, weight, residual, gain, eps)
-
-
-def _add_norm(
-    tile: Tile,
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: Matrix,
     residual: torch.Tensor,
     gain: torch.Tensor,
     eps: float,
-) -> tuple[torch.Tensor, Normed]:
-    out, scaled, squares, _ = _skinny(tile, x, weight, residual=residual, gain=gain)
-    return out, Normed(scaled, squares, eps)
+    following: Matrix,
+) -> tuple[torch.Tensor, torch.Tensor | Normed]:
+    """Return residual + weight @ x, (M, D), and that normalised for the product `following`."""
+    return _add_norm("output", x, weight, residual, gain, eps, following)
+
+
+def down_add_norm(
+    x: torch.Tensor | Scaled,
+    weight: Matrix,
+    residual: torch.Tensor,
+    gain: torch.Tensor,
+    eps: float,
+    following: Matrix,
+) -> tuple[torch.Tensor, torch.Tensor | Normed]:
+    """Return residual + weight @ x, (M, D), and that normalised for the product `following`."""
+    return _add_norm("down", x, weight, residual, gain, eps, following)
+
+
+def _add_norm(
+    name: str,
+    x: torch.Tensor | Scaled,
+    weight: Matrix,
+    residual: torch.Tensor,
+    gain: torch.Tensor,
+    eps: float,
+    following: Matrix,
+) -> tuple[torch.Tensor, torch.Tensor | Normed]:
+    if len(x) <= ROWS:
+        out, scaled, squares, _ = _skinny(name, x, weight, residual=residual, gain=gain)
+        return out, Normed(scaled, squares, eps)
+    if _is_fp8(weight) and not isinstance(x, Scaled):
+        x = _scale_rows(x, gated=False)
+    scales = x.scales if isinstance(x, Scaled) else None
+    return _prompt_add_norm(residual, _product(x, weight), scales, gain, eps, following)
+
+
+def _prompt_add_norm(
+    x: torch.Tensor,
+    delta: torch.Tensor | None,
+    scales: torch.Tensor | None,
+    gain: torch.Tensor,
+    eps: float,
+    following: Matrix,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    rows, width = x.shape
+    out = torch.empty_like(x, dtype=torch.float8_e4m3fn if _is_fp8(following) else x.dtype)
+    total = x if delta is None else torch.empty_like(x)
+    prompt_kernels.add_rms_norm[(rows,)](
+        x,
+        x if delta is None else delta,
+        x if scales is None else scales,
+        gain,
+        total,
+        out,
+        width,
+        eps,
+        ADD=delta is not None,
+        SCALE=scales is not None,
+        BLOCK=triton.next_power_of_2(width),
+        num_warps=4,
+        **_launch_options(),
+    )
+    return total, out
 
 
 def head(x: Normed, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits (M, V) and the lowest id of the highest one, (M,) int64."""
-    logits, _, value, index = _skinny(TILES["head"], x, weight, best=True)
+    logits, _, value, index = _skinny("head", x, weight, best=True)
     token = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     kernels.pick_best[(len(logits),)](
         value,
@@ -259,46 +407,12 @@ def _counters(heads: int, device: torch.device) -> torch.Tensor:
     return torch.zeros(heads, dtype=torch.int32, device=device)
 
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Return x / rms(x) * weight, (M, D)."""
-    return _add_rms_norm(x, None, weight, eps)[1]
-
-
-def add_rms_norm(
-    x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return x + delta, and that normalised."""
-    return _add_rms_norm(x, delta, weight, eps)
-
-
-def _add_rms_norm(
-    x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    rows, width = x.shape
-    out = torch.empty_like(x)
-    total = x if delta is None else torch.empty_like(x)
-    kernels.add_rms_norm[(rows,)](
-        x,
-        x if delta is None else delta,
-        weight,
-        total,
-        out,
-        width,
-        eps,
-        ADD=delta is not None,
-        BLOCK=triton.next_power_of_2(width),
-        num_warps=4,
-        **_launch_options(),
-    )
-    return total, out
-
-
-def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+def _silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """Return silu(gate) * up, (M, I), of alternating columns (M, 2 I)."""
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty(rows, width)
     grid = (rows, triton.cdiv(width, 1024))
-    kernels.silu_mul[grid](gate_up, out, width, BLOCK=1024, num_warps=4, **_launch_options())
+    prompt_kernels.silu_mul[grid](gate_up, out, width, BLOCK=1024, num_warps=4, **_launch_options())
     return out
 
 
@@ -313,7 +427,7 @@ def store_prompt(
     kv_heads, capacity, head_dim = keys.shape
     parts = qkv.shape[1] // head_dim
     heads = parts - 2 * kv_heads
-    kernels.store_prompt[(len(qkv), triton.cdiv(parts, 16))](
+    prompt_kernels.store_prompt[(len(qkv), triton.cdiv(parts, 16))](
         qkv,
         keys,
         values,
@@ -340,7 +454,7 @@ def add_layer_norm(
     """Return x + scale * delta (LayerScale where there is one), and that normalised."""
     rows, width = x.shape
     total, out = torch.empty_like(x), torch.empty_like(x)
-    kernels.add_layer_norm[(rows,)](
+    prompt_kernels.add_layer_norm[(rows,)](
         x,
         delta,
         x if scale is None else scale,

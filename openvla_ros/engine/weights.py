@@ -6,13 +6,17 @@ modules of the Hugging Face model become views into them, so both run and nothin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
+from openvla_ros.engine import low_bit
+from openvla_ros.engine.low_bit import LowBitMatrix
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
+
+Matrix = torch.Tensor | LowBitMatrix
 
 #: Positions of the rotary tables: the longest prompt, the image and an action fit several times.
 MAX_POSITIONS = 1024
@@ -32,11 +36,11 @@ class LayerWeights:
     """
 
     input_norm: torch.Tensor
-    qkv: torch.Tensor
-    output: torch.Tensor
+    qkv: Matrix
+    output: Matrix
     post_norm: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
+    gate_up: Matrix
+    down: Matrix
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,13 @@ def why_unsupported(model: OpenVLAForActionPrediction) -> str | None:
     return None
 
 
-def fuse_language_model(model: OpenVLAForActionPrediction) -> LanguageWeights:
+def fuse_language_model(
+    model: OpenVLAForActionPrediction, quantization: str = "none"
+) -> LanguageWeights:
     """Return the weights of the model's language part; its modules become views into them.
 
-    At most one layer is in memory twice, for a moment.
+    Quantised, the layers' own linears are released instead: the model no longer runs by itself. At
+    most one layer is in memory twice, for a moment.
 
     Raises:
         ConfigurationError: The engine does not support this model; the text says why.
@@ -104,7 +111,7 @@ def fuse_language_model(model: OpenVLAForActionPrediction) -> LanguageWeights:
     head_dim = cosines.shape[1]
     return LanguageWeights(
         embedding=decoder.embed_tokens.weight.detach(),
-        layers=tuple(fuse_layer(layer) for layer in decoder.layers),
+        layers=tuple(_take_layer(layer, quantization) for layer in decoder.layers),
         final_norm=decoder.norm.weight.detach(),
         head=language_model.lm_head.weight.detach(),
         cosines=cosines,
@@ -136,6 +143,24 @@ def fuse_layer(layer: nn.Module) -> LayerWeights:
         gate_up=_interleave(mlp.gate_proj, mlp.up_proj),
         down=mlp.down_proj.weight.detach(),
     )
+
+
+def _take_layer(layer: nn.Module, quantization: str) -> LayerWeights:
+    fused = fuse_layer(layer)
+    if quantization == "none":
+        return fused
+    names = ("qkv", "output", "gate_up", "down")
+    for name in names:
+        reason = low_bit.why_not(quantization, tuple(getattr(fused, name).shape))
+        if reason:
+            raise ConfigurationError(
+                f"quantization {quantization!r} does not fit this model: {reason}. Use int8."
+            )
+    for module in layer.modules():
+        if isinstance(module, nn.Linear):
+            _point_at(module, module.weight.new_empty(0, module.weight.shape[1]))
+    low = {name: low_bit.quantize(getattr(fused, name), quantization) for name in names}
+    return replace(fused, **low)
 
 
 def _stack(linears: list[nn.Linear]) -> torch.Tensor:

@@ -1,0 +1,121 @@
+"""Matrices in 8 or 4 bits: how they are rounded, stored and read back. No kernel here.
+
+int8: one scale per row, round to nearest. fp8: e4m3 with one scale per matrix; the format's own
+exponent serves small rows. int4: 16 levels with a scale per row and 128 columns, chosen among
+several for the least squared error.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+GROUP = 128  # columns that share an int4 scale
+TILE_ROWS = 32  # rows of an int4 tile: what one GPU program reads
+KINDS = ("int8", "fp8", "int4")
+
+_FP8_MAX = 448.0
+#: Shares of the range tried for an int4 scale: clipping the largest values helps all the others.
+_INT4_SHARES = tuple(0.60 + 0.04 * i for i in range(11))
+_CHUNK_ROWS = 2048  # rounded at a time: the search needs float32 copies
+
+
+@dataclass(frozen=True)
+class LowBitMatrix:
+    """A weight matrix (N, K) in few bits.
+
+    Attributes:
+        kind: One of `KINDS`.
+        data: int8 (N, K); float8_e4m3fn (N, K); or uint8 (N / 32, K / 128, 32, 64), where byte j of
+            a row holds column j in its low and column 64 + j in its high half, both plus 8.
+        scales: float32. int8 (N,), fp8 (), int4 (K / 128, N).
+        shape: (N, K).
+        dtype: What it was, and what products with it come out as.
+    """
+
+    kind: str
+    data: torch.Tensor
+    scales: torch.Tensor
+    shape: tuple[int, int]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.data.nbytes + self.scales.nbytes
+
+    def dequantize(self) -> torch.Tensor:
+        """Return the matrix (N, K) as its bits say, in `dtype`."""
+        if self.kind == "int8":
+            return (self.data.float() * self.scales[:, None]).to(self.dtype)
+        if self.kind == "fp8":
+            return (self.data.float() * self.scales).to(self.dtype)
+        return (_unpack(self.data).float() * self.scales.t()[:, :, None]).flatten(1).to(self.dtype)
+
+
+def why_not(kind: str, shape: tuple[int, int]) -> str | None:
+    """Return why a matrix of this shape cannot be stored so, or None."""
+    rows, columns = shape
+    if kind == "int4" and (columns % GROUP or rows % TILE_ROWS):
+        return f"int4 needs multiples of {TILE_ROWS} x {GROUP}, the matrix is {rows} x {columns}"
+    return None
+
+
+def quantize(weight: torch.Tensor, kind: str) -> LowBitMatrix:
+    """Return a matrix (N, K) in few bits.
+
+    Args:
+        weight: (N, K).
+        kind: One of `KINDS`; `why_not` says whether the shape fits.
+    """
+    assert why_not(kind, tuple(weight.shape)) is None
+    if kind == "fp8":
+        scale = (weight.abs().amax().float() / _FP8_MAX).clamp_min(torch.finfo(torch.float32).tiny)
+        data = torch.cat([_to_fp8(part / scale) for part in weight.split(_CHUNK_ROWS)])
+        return LowBitMatrix(kind, data, scale, tuple(weight.shape), weight.dtype)
+    rounding = _round_int8 if kind == "int8" else _round_int4
+    parts = [rounding(part.float()) for part in weight.split(_CHUNK_ROWS)]
+    data, scales = (torch.cat(column) for column in zip(*parts, strict=True))
+    if kind == "int4":
+        data, scales = _pack(data), scales.t().contiguous()
+    return LowBitMatrix(kind, data, scales, tuple(weight.shape), weight.dtype)
+
+
+def _to_fp8(values: torch.Tensor) -> torch.Tensor:
+    return values.float().clamp(-_FP8_MAX, _FP8_MAX).to(torch.float8_e4m3fn)
+
+
+def _round_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (N, K) int8 and (N,) scales."""
+    scales = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+    return (weight / scales[:, None]).round().to(torch.int8), scales
+
+
+def _round_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (N, groups, 128) int8 in -8..7 and (N, groups) scales of least squared error."""
+    grouped = weight.unflatten(1, (-1, GROUP))
+    widest = grouped.abs().amax(dim=2).clamp_min(torch.finfo(torch.float32).tiny)
+    best_error = torch.full_like(widest, math.inf)
+    best = widest / 7
+    for share in _INT4_SHARES:
+        scales = share * widest / 7
+        levels = (grouped / scales[:, :, None]).round().clamp(-8, 7)
+        error = (levels * scales[:, :, None] - grouped).square().sum(dim=2)
+        best = torch.where(error < best_error, scales, best)
+        best_error = torch.minimum(error, best_error)
+    return (grouped / best[:, :, None]).round().clamp(-8, 7).to(torch.int8), best
+
+
+def _pack(levels: torch.Tensor) -> torch.Tensor:
+    """Return (N, groups, 128) in -8..7 as (N / 32, groups, 32, 64) bytes."""
+    low, high = (levels + 8).to(torch.uint8).chunk(2, dim=2)
+    tiles = (low | (high << 4)).unflatten(0, (-1, TILE_ROWS))  # (N / 32, 32, groups, 64)
+    return tiles.transpose(1, 2).contiguous()
+
+
+def _unpack(data: torch.Tensor) -> torch.Tensor:
+    """Return (N, groups, 128) int8 in -8..7."""
+    rows = data.transpose(1, 2).flatten(0, 1)  # (N, groups, 64)
+    return torch.cat([rows & 15, rows >> 4], dim=2).to(torch.int8) - 8
