@@ -34,6 +34,7 @@ class GeneratedTokens:
         logits: (n, vocabulary) float32, on the model's device.
         timings: Milliseconds of "prefill_ms" (towers and first id) and "decode_ms" (the others).
         passes: Forward passes of the language model.
+        drafts_accepted: Ids of a draft that the first pass confirmed.
     """
 
     token_ids: list[int]
@@ -41,6 +42,7 @@ class GeneratedTokens:
     logits: torch.Tensor
     timings: dict[str, float]
     passes: int
+    drafts_accepted: int = 0
 
 
 class OpenVLAForActionPrediction(PreTrainedModel):
