@@ -35,7 +35,11 @@ class Program:
         self.action_dim = action_dim
         self.start = engine.patch_positions + prompt_length  # position of the first action id
         self.input_ids = torch.zeros(prompt_length, dtype=torch.int64, device=device)
-        self.pixel_values = torch.zeros(engine.pixel_shape, device=device)
+        dtype = engine.language.weights.embedding.dtype
+        self.pixel_values = torch.zeros(engine.pixel_shape, dtype=dtype, device=device)
+        on_gpu = device.type == "cuda"
+        self._host_ids = torch.zeros(prompt_length, dtype=torch.int64)
+        self._staging = torch.empty(engine.pixel_shape, dtype=dtype, pin_memory=on_gpu)
         self.clock = _Clock(device)
         self._runs: dict[str, int] = {}
         self._graphs: dict[str, torch.cuda.CUDAGraph] = {}
@@ -43,8 +47,16 @@ class Program:
     def load(self, input_ids: torch.Tensor, pixel_values: torch.Tensor) -> None:
         """Copy the inputs of the next run."""
         self.clock.begin()
-        self.input_ids.copy_(input_ids[0], non_blocking=True)
-        self.pixel_values.copy_(pixel_values[0], non_blocking=True)
+        ids = input_ids[0].cpu()
+        if not torch.equal(ids, self._host_ids):
+            self._host_ids = ids.clone()
+            self.input_ids.copy_(ids)
+        if pixel_values.device.type == "cpu":
+            # A run ends with the host waiting, so the last copy out of this buffer is done.
+            self._staging.copy_(pixel_values[0])
+            self.pixel_values.copy_(self._staging, non_blocking=True)
+        else:
+            self.pixel_values.copy_(pixel_values[0])
 
     def embed_prompt(self) -> list[torch.Tensor]:
         """Return embeddings of BOS, the image and the rest of the prompt, (.., D) each."""

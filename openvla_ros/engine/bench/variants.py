@@ -24,7 +24,7 @@ def plain_loop(model: OpenVLAForActionPrediction, attention: str) -> Variant:
     """
 
     def run(input_ids: torch.Tensor, pixel_values: torch.Tensor) -> list[int]:
-        model.set_attn_implementation(attention)
+        _use(model, attention)
         device = model.device
         tokens = model.generate_action_tokens(
             input_ids.to(device), pixel_values.to(device), ACTION_DIM
@@ -47,7 +47,7 @@ def generate(model: OpenVLAForActionPrediction, attention: str, cache: str | Non
 
     @torch.inference_mode()
     def run(input_ids: torch.Tensor, pixel_values: torch.Tensor) -> list[int]:
-        model.set_attn_implementation(attention)
+        _use(model, attention)
         text = model.get_input_embeddings()(input_ids.to(model.device))
         patches = embed(pixel_values.to(model.device))
         embeddings = torch.cat([text[:, :1], patches, text[:, 1:]], dim=1)
@@ -71,3 +71,8 @@ def engine(runtime: Engine) -> Variant:
         return runtime.generate_action_tokens(input_ids, pixel_values, ACTION_DIM).token_ids
 
     return run
+
+
+def _use(model: OpenVLAForActionPrediction, attention: str) -> None:
+    if model.language_model.config._attn_implementation != attention:
+        model.set_attn_implementation(attention)
