@@ -24,7 +24,7 @@ from openvla_ros.model.modeling import GeneratedTokens, OpenVLAForActionPredicti
 #: Prompt lengths whose graphs are kept.
 _KEPT_PROGRAMS = 8
 #: The guard asks for so many times the largest difference that calibration saw.
-_CALIBRATION_FACTOR = 4.0
+_CALIBRATION_FACTOR = 1.5
 
 
 class Engine:

@@ -68,8 +68,9 @@ class Language:
             limit: No position is as high as this.
         """
         weights, operations = self.weights, self.operations
+        first = weights.layers[0]
         x, normed = operations.embed_norm(
-            token_ids, weights.embedding, weights.layers[0].input_norm, weights.eps
+            token_ids, weights.embedding, first.input_norm, weights.eps, first.qkv
         )
         for i, layer in enumerate(weights.layers):
             attended = operations.attend(
@@ -80,6 +81,7 @@ class Language:
                 weights.cosines,
                 weights.sines,
                 limit,
+                layer.output,
             )
             if i + 1 < len(weights.layers):
                 x, normed = self._second_half(i, attended, x)

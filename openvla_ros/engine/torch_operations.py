@@ -38,9 +38,13 @@ def prompt_norm(x: torch.Tensor, gain: torch.Tensor, eps: float, following: Matr
 
 
 def embed_norm(
-    token_ids: torch.Tensor, embedding: torch.Tensor, gain: torch.Tensor, eps: float
+    token_ids: torch.Tensor,
+    embedding: torch.Tensor,
+    gain: torch.Tensor,
+    eps: float,
+    following: Matrix,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return rows (M, D) of the embedding for (M,) int64 ids, and those normalised."""
+    """Return rows (M, D) of the embedding for (M,) int64 ids, and those normalised for `following`."""
     x = F.embedding(token_ids, embedding)
     return x, rms_norm(x, gain, eps)
 
@@ -153,6 +157,7 @@ def attend(
     cosines: torch.Tensor,
     sines: torch.Tensor,
     limit: int,
+    following: Matrix,
 ) -> torch.Tensor:
     """Return attention (M, H d) of M new positions, whose keys and values join the cache.
 
@@ -164,6 +169,7 @@ def attend(
         cosines: (positions, d).
         sines: (positions, d).
         limit: No position is as high as this.
+        following: The matrix that takes the result.
     """
     places = position.long() + torch.arange(len(qkv), device=qkv.device)  # (M,)
     queries = _store(qkv, keys, values, places, cosines, sines)

@@ -21,7 +21,7 @@ from openvla_ros.engine.triton_numbers import (
     high_to_half,
     int8_to_half,
     low_to_half,
-    to_half,
+    clamp_to,
     turn,
 )
 
@@ -90,8 +90,8 @@ def skinny_linear(
             place = x_ptr + row[None, :] * depth + (group * BLOCK_K + half)[:, None]
             first = tl.load(place, inside, other=0.0)
             second = tl.load(place + BLOCK_K // 2, inside, other=0.0)
-            partial = tl.dot(low_to_half(pairs), to_half(first))
-            partial = tl.dot(high_to_half(pairs), to_half(second), partial)
+            partial = tl.dot(low_to_half(pairs), first)
+            partial = tl.dot(high_to_half(pairs), second, partial)
             total += partial * scales[:, None]
     else:
         weight_rows = weight_ptr + n.to(tl.int64) * depth
@@ -99,9 +99,9 @@ def skinny_linear(
             weights = tl.load(weight_rows[:, None] + (start + k)[None, :])
             x = tl.load(x_ptr + row[None, :] * depth + (start + k)[:, None], inside, other=0.0)
             if KIND == INT8:
-                total = tl.dot(int8_to_half(weights), to_half(x), total)
+                total = tl.dot(int8_to_half(weights), x, total)
             elif KIND == FP8:
-                total = tl.dot(weights.to(tl.float16), to_half(x), total)
+                total = tl.dot(weights.to(tl.float16), x, total)
             else:
                 total = tl.dot(weights, x, total)
     if PDL:
@@ -112,7 +112,7 @@ def skinny_linear(
         total *= tl.load(scales_ptr)
     if NORM:
         total *= tl.rsqrt(tl.sum(squares, axis=0) / depth + eps)[None, :]
-    result = total.to(out_ptr.dtype.element_ty)
+    result = clamp_to(total, out_ptr.dtype.element_ty)
     if GATED:
         pairs = tl.reshape(result, (BLOCK_N // 2, 2, ROWS))
         gate, up = tl.split(tl.permute(pairs, (0, 2, 1)))
@@ -125,7 +125,8 @@ def skinny_linear(
         result += tl.load(residual_ptr + places, inside, other=0.0)
         wide = result.to(tl.float32)
         gain = tl.load(gain_ptr + n).to(tl.float32)
-        tl.store(scaled_ptr + places, (wide * gain[:, None]).to(result.dtype), inside)
+        scaled = clamp_to(wide * gain[:, None], scaled_ptr.dtype.element_ty)
+        tl.store(scaled_ptr + places, scaled, inside)
         tl.store(value_ptr + program * ROWS + row, tl.sum(wide * wide, axis=0))
     tl.store(out_ptr + places, result, inside)
     if BEST:
@@ -181,7 +182,8 @@ def embed_rows(
     wide = values.to(tl.float32)
     gain = tl.load(gain_ptr + column, inside, other=0.0).to(tl.float32)
     tl.store(out_ptr + row * width + column, values, inside)
-    tl.store(scaled_ptr + row * width + column, (wide * gain).to(values.dtype), inside)
+    scaled = clamp_to(wide * gain, scaled_ptr.dtype.element_ty)
+    tl.store(scaled_ptr + row * width + column, scaled, inside)
     tl.store(squares_ptr + row, tl.sum(wide * wide, axis=0))
 
 
@@ -206,7 +208,6 @@ def attend_cache(
     ROWS: tl.constexpr,
     HALF: tl.constexpr,
     BLOCK: tl.constexpr,
-    BLOCKS: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """One head and one block of cached positions: rotate, cache what is new, attend, join.
@@ -224,20 +225,13 @@ def attend_cache(
     half = tl.arange(0, HALF)
     column = tl.arange(0, WIDTH)
     valid = row[:, None] < rows
-    # All that comes before the wait was written by kernels before the one that may still run.
+    # The position and the tables come from kernels before the one that still runs.
     start = tl.load(position_ptr)
     table = (start + row)[:, None] * WIDTH + half[None, :]
     cos_low = tl.load(cosine_ptr + table, valid, other=0.0)
     sin_low = tl.load(sine_ptr + table, valid, other=0.0)
     cos_high = tl.load(cosine_ptr + table + HALF, valid, other=0.0)
     sin_high = tl.load(sine_ptr + table + HALF, valid, other=0.0)
-    first = block * BLOCK
-    key = first + tl.arange(0, BLOCK)
-    key_low = keys_ptr + key[None, :] * WIDTH + half[:, None]
-    value_place = values_ptr + key[:, None] * WIDTH + column[None, :]
-    keys_low = tl.load(key_low, key[None, :] < start, other=0.0)
-    keys_high = tl.load(key_low + HALF, key[None, :] < start, other=0.0)
-    value = tl.load(value_place, key[:, None] < start, other=0.0)
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
@@ -249,6 +243,7 @@ def attend_cache(
     straight, crossed = turn(high, low, cos_high, sin_high)
     q_high = straight + crossed
 
+    first = block * BLOCK
     if first + BLOCK > start:  # some of the new positions may lie in this block
         new = valid & ((start + row) // BLOCK == block)[:, None]
         k = source + (heads + kv_head) * WIDTH + half[None, :]
@@ -261,17 +256,18 @@ def attend_cache(
         v = source + (heads + kv_heads + kv_head) * WIDTH + column[None, :]
         tl.store(values_ptr + place + column[None, :], tl.load(v, new, other=0.0), new)
         tl.debug_barrier()  # what this program wrote is read below by other threads of it
-        added = (key >= start) & (key < start + rows)
-        keys_low += tl.load(key_low, added[None, :], other=0.0)
-        keys_high += tl.load(key_low + HALF, added[None, :], other=0.0)
-        value += tl.load(value_place, added[:, None], other=0.0)
 
-    scores = tl.dot(q_low, keys_low)
-    scores = tl.dot(q_high, keys_high, scores) * scale
+    key = first + tl.arange(0, BLOCK)
+    cached = key < start + rows
+    key_low = keys_ptr + key[None, :] * WIDTH + half[:, None]
+    scores = tl.dot(q_low, tl.load(key_low, cached[None, :], other=0.0))
+    scores = tl.dot(q_high, tl.load(key_low + HALF, cached[None, :], other=0.0), scores) * scale
     scores = tl.where(key[None, :] <= start + row[:, None], scores, float("-inf"))
     highest = tl.max(scores, axis=1)
     # A row that sees nothing of this block has the highest score -inf and the weight 0.
     shares = tl.exp(scores - tl.where(highest == float("-inf"), 0.0, highest)[:, None])
+    value = values_ptr + key[:, None] * WIDTH + column[None, :]
+    value = tl.load(value, cached[:, None], other=0.0)
     total = tl.dot(shares.to(value.dtype), value)
     slot = head * blocks + block
     place = row[:, None] * WIDTH + column[None, :]
@@ -281,7 +277,7 @@ def attend_cache(
     tl.debug_barrier()
     if tl.atomic_add(counter_ptr + head, 1, sem="acq_rel") == blocks - 1:
         tl.store(counter_ptr + head, 0)
-        _join(part_ptr, weight_ptr, out_ptr, head, heads, rows, blocks, ROWS, WIDTH, BLOCKS)
+        _join(part_ptr, weight_ptr, out_ptr, head, heads, rows, blocks, ROWS, WIDTH)
 
 
 @triton.jit
@@ -295,22 +291,25 @@ def _join(
     blocks,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
-    BLOCKS: tl.constexpr,
 ):
     """The attention of one head from that over each of its blocks."""
-    block = tl.arange(0, BLOCKS)
     row = tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
-    there = block < blocks
-    slot = head * blocks + block
-    place = slot[:, None] * (2 * ROWS) + row[None, :]
-    # .cg: not from the first-level cache, which other multiprocessors do not write.
-    highest = tl.load(weight_ptr + place, there[:, None], other=float("-inf"), cache_modifier=".cg")
-    weight = tl.load(weight_ptr + place + ROWS, there[:, None], other=0.0, cache_modifier=".cg")
-    place = row[None, :, None] * WIDTH + column[None, None, :]
-    place += slot[:, None, None] * (ROWS * WIDTH)
-    part = tl.load(part_ptr + place, there[:, None, None], other=0.0, cache_modifier=".cg")
-    share = tl.exp(highest - tl.max(highest, axis=0)[None, :])  # (BLOCKS, ROWS)
-    total = tl.sum(part * share[:, :, None], axis=0) / tl.sum(weight * share, axis=0)[:, None]
+    place = row[:, None] * WIDTH + column[None, :]
+    highest = tl.full((ROWS,), float("-inf"), tl.float32)
+    weight = tl.zeros((ROWS,), tl.float32)
+    total = tl.zeros((ROWS, WIDTH), tl.float32)
+    for block in tl.range(0, blocks, num_stages=1):
+        slot = head * blocks + block
+        # .cg: not from the first-level cache, which other multiprocessors do not write.
+        part = tl.load(part_ptr + slot * ROWS * WIDTH + place, cache_modifier=".cg")
+        part_highest = tl.load(weight_ptr + slot * 2 * ROWS + row, cache_modifier=".cg")
+        part_weight = tl.load(weight_ptr + slot * 2 * ROWS + ROWS + row, cache_modifier=".cg")
+        new_highest = tl.maximum(highest, part_highest)
+        shrink, share = tl.exp(highest - new_highest), tl.exp(part_highest - new_highest)
+        total = total * shrink[:, None] + part * share[:, None]
+        weight = weight * shrink + part_weight * share
+        highest = new_highest
+    result = (total / weight[:, None]).to(out_ptr.dtype.element_ty)
     out = out_ptr + row[:, None] * (heads * WIDTH) + head * WIDTH + column[None, :]
-    tl.store(out, total.to(out_ptr.dtype.element_ty), row[:, None] < rows)
+    tl.store(out, result, row[:, None] < rows)

@@ -68,9 +68,11 @@ def high_to_half(pairs):
 
 
 @triton.jit
-def to_half(x):
-    """Activations beside low-bit weights: float16 has more digits than bfloat16, and less range."""
-    return tl.clamp(x.to(tl.float32), -65504.0, 65504.0).to(tl.float16)
+def clamp_to(x, dtype: tl.constexpr):
+    """float32 as `dtype`; float16 has more digits than bfloat16 and less range."""
+    if dtype == tl.float16:
+        x = tl.clamp(x, -65504.0, 65504.0)
+    return x.to(dtype)
 
 
 @triton.jit

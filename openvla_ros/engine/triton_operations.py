@@ -22,7 +22,8 @@ from openvla_ros.engine.triton_kernels import ROWS
 __all__ = ["attend_prompt"]
 
 _HAS_PDL = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
-_BLOCK = 64  # cached positions per program
+_HALF_MAX = 65504.0
+_BLOCK = 128  # cached positions per program
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,11 @@ TILES = {
 }
 BYTE_TILES = {
     "qkv": Tile(64, 256, 4, 2),
-    "gate_up": Tile(64, 256, 4, 4),
-    "output": Tile(32, 512, 4, 2),
-    "down": Tile(32, 256, 5, 2),
+    "gate_up": Tile(64, 256, 3, 2),
+    "output": Tile(16, 512, 5, 1),
+    "down": Tile(16, 256, 8, 1),
 }
-NIBBLE_TILE = Tile(TILE_ROWS, GROUP, 8, 2)
+NIBBLE_TILE = Tile(TILE_ROWS, GROUP, 12, 2)
 
 
 def why_unsupported(width: int, head_dim: int) -> str | None:
@@ -119,16 +120,21 @@ def _skinny(
     residual: torch.Tensor | None = None,
     gain: torch.Tensor | None = None,
     best: bool = False,
+    following: Matrix | None = None,
 ) -> tuple[torch.Tensor, ...]:
     """Return the product, and with `residual` or `best` what leaves beside it."""
     normed = x if isinstance(x, Normed) else None
     source = normed.scaled if normed else x
     low = weight if isinstance(weight, LowBitMatrix) else None
+    if low and source.dtype != torch.float16:  # the last rows of a prompt
+        source = source.float().clamp(-_HALF_MAX, _HALF_MAX).half()
     rows, (columns, depth) = len(source), weight.shape
     tile = _tile(name, weight)
     programs = columns // tile.block_n
-    out = source.new_empty(rows, columns // 2 if gated else columns)
-    scaled = out if residual is None else torch.empty_like(out)
+    dtype = low.dtype if low else weight.dtype
+    shape = (rows, columns // 2 if gated else columns)
+    out = source.new_empty(shape, dtype=_activation_dtype(weight) if gated else dtype)
+    scaled = out if residual is None else out.new_empty(shape, dtype=_activation_dtype(following))
     value = out if residual is None and not best else _scratch(programs, torch.float32, out)
     index = _scratch(programs, torch.int32, out) if best else out
     kernels.skinny_linear[(programs,)](
@@ -163,6 +169,11 @@ def _skinny(
     return out, scaled, value, index
 
 
+def _activation_dtype(following: Matrix) -> torch.dtype:
+    """Return the dtype in which few rows enter a product: low-bit weights meet them in float16."""
+    return torch.float16 if isinstance(following, LowBitMatrix) else following.dtype
+
+
 def _scratch(programs: int, dtype: torch.dtype, like: torch.Tensor) -> torch.Tensor:
     return torch.empty(programs, ROWS, dtype=dtype, device=like.device)
 
@@ -192,8 +203,11 @@ def _expand(weight: LowBitMatrix) -> torch.Tensor:
     """Return an int8 or int4 matrix as 16-bit numbers, for one product."""
     columns, depth = weight.shape
     out = torch.empty(columns, depth, dtype=weight.dtype, device=weight.data.device)
-    block_n, block_k = TILE_ROWS, GROUP if weight.kind == "int4" else 64
-    assert columns % block_n == 0 and depth % block_k == 0
+    block_n, block_k = TILE_ROWS, GROUP
+    while weight.kind == "int8" and depth % block_k:
+        block_k //= 2
+    while weight.kind == "int8" and columns % block_n:
+        block_n //= 2
     prompt_kernels.expand[(columns // block_n, depth // block_k)](
         weight.data,
         weight.scales,
@@ -281,7 +295,9 @@ def _add_norm(
     following: Matrix,
 ) -> tuple[torch.Tensor, torch.Tensor | Normed]:
     if len(x) <= ROWS:
-        out, scaled, squares, _ = _skinny(name, x, weight, residual=residual, gain=gain)
+        out, scaled, squares, _ = _skinny(
+            name, x, weight, residual=residual, gain=gain, following=following
+        )
         return out, Normed(scaled, squares, eps)
     if _is_fp8(weight) and not isinstance(x, Scaled):
         x = _scale_rows(x, gated=False)
@@ -336,12 +352,17 @@ def head(x: Normed, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def embed_norm(
-    token_ids: torch.Tensor, embedding: torch.Tensor, gain: torch.Tensor, eps: float
+    token_ids: torch.Tensor,
+    embedding: torch.Tensor,
+    gain: torch.Tensor,
+    eps: float,
+    following: Matrix,
 ) -> tuple[torch.Tensor, Normed]:
     """Return rows (M, D) of the embedding for (M,) int64 ids, and those on their way to a norm."""
     width = embedding.shape[1]
     out = embedding.new_empty(len(token_ids), width)
-    scaled, squares = torch.empty_like(out), _scratch(1, torch.float32, out)
+    scaled = torch.empty_like(out, dtype=_activation_dtype(following))
+    squares = _scratch(1, torch.float32, out)
     kernels.embed_rows[(len(token_ids),)](
         token_ids,
         embedding,
@@ -365,12 +386,13 @@ def attend(
     cosines: torch.Tensor,
     sines: torch.Tensor,
     limit: int,
+    following: Matrix,
 ) -> torch.Tensor:
     """Return attention (M, H d) of M new positions, whose keys and values join the cache."""
     kv_heads, capacity, head_dim = keys.shape
     heads = qkv.shape[1] // head_dim - 2 * kv_heads
     blocks = triton.cdiv(limit, _BLOCK)
-    out = qkv.new_empty(len(qkv), heads * head_dim)
+    out = qkv.new_empty(len(qkv), heads * head_dim, dtype=_activation_dtype(following))
     part = torch.empty(heads, blocks, ROWS, head_dim, dtype=torch.float32, device=qkv.device)
     weight = torch.empty(heads, blocks, 2, ROWS, dtype=torch.float32, device=qkv.device)
     kernels.attend_cache[(heads, blocks)](
@@ -393,7 +415,6 @@ def attend(
         ROWS=ROWS,
         HALF=head_dim // 2,
         BLOCK=_BLOCK,
-        BLOCKS=triton.next_power_of_2(blocks),
         num_warps=4,
         enable_fp_fusion=False,
         **_launch_options(),
