@@ -44,7 +44,7 @@ def embed_norm(
     eps: float,
     following: Matrix,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return rows (M, D) of the embedding for (M,) int64 ids, and those normalised for `following`."""
+    """Return rows (M, D) of the embedding for (M,) int64 ids, and those normalised."""
     x = F.embedding(token_ids, embedding)
     return x, rms_norm(x, gain, eps)
 

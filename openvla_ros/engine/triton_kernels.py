@@ -18,10 +18,10 @@ from openvla_ros.engine.triton_numbers import (
     FP8,
     INT4,
     INT8,
+    clamp_to,
     high_to_half,
     int8_to_half,
     low_to_half,
-    clamp_to,
     turn,
 )
 
@@ -58,7 +58,7 @@ def skinny_linear(
     BEST: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """weight @ x for up to ROWS rows, with what a decoder layer does before and after it.
+    """Weight @ x for up to ROWS rows, with what a decoder layer does before and after it.
 
     NORM: x has been multiplied by the norm's gain already; dividing by the root mean square
         commutes with the product and happens after it.

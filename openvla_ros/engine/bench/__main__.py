@@ -40,12 +40,16 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON only")
     arguments = parser.parse_args()
     plan = Plan(**{item.name: getattr(arguments, item.name) for item in fields(Plan)})
-    report = {"machine": machine(plan.device), "plan": asdict(plan)}
-    report |= compare(plan, lambda text: print(text, file=sys.stderr, flush=True))
-    text = json.dumps(report, indent=2)
-    if arguments.out:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
-    print(text if arguments.json else table(report))
+    facts = {"machine": machine(plan.device), "plan": asdict(plan)}
+
+    def save(report: Mapping[str, Any]) -> None:
+        if arguments.out:
+            text = json.dumps(facts | dict(report), indent=2)
+            arguments.out.write_text(text + "\n", encoding="utf-8")
+
+    report = compare(plan, lambda text: print(text, file=sys.stderr, flush=True), save)
+    save(report)
+    print(json.dumps(facts | dict(report), indent=2) if arguments.json else table(report))
 
 
 def machine(device: str) -> dict[str, Any]:

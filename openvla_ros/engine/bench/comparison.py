@@ -90,14 +90,14 @@ class Comparison:
         if self.plan.hugging_face:
             self._add_hugging_face(model)
         plain = self._add_engine("ours_plain", "none", model)
-        if self.plan.compiled:  # after fusing, which moves the weights it has compiled for
-            self._try_add("hf_static_compile", make.generate(model, "sdpa", cache="static"))
         for quantization in self.plan.quantizations:
             self._add_engine(f"ours_{quantization}", quantization, None)
-        self._time(floor)
+        self._time(floor, self._turns())
         self._drafts(plain)
         if self.plan.busy_cores:
             self._busy()
+        if self.plan.compiled:  # after fusing, which moves the weights it compiles for
+            self._compiled(model, floor)
         return self.report
 
     def _random_model(self) -> Any:
@@ -152,9 +152,9 @@ class Comparison:
             self.report["variants"][name]["peak_bytes"] = peak
         self.log(f"{name}: first call {first:.1f} s")
 
-    def _time(self, floor: Floor) -> None:
+    def _time(self, floor: Floor, turns: list[list[str]]) -> None:
         numbers: dict[str, dict[str, Any]] = {}
-        for names in self._turns():
+        for names in turns:
             group = {name: self.variants[name] for name in names}
             calls = {
                 name: self.plan.hf_calls if name.startswith("hf") else self.plan.calls
@@ -164,15 +164,32 @@ class Comparison:
             self.log(f"timed {', '.join(names)}")
         reference = self.tokens.get(_REFERENCE, self.tokens["ours_plain"])
         for name, timing in numbers.items():
-            self.report["variants"][name] |= timing | {
-                "floor_share": floor.total_ms / timing["p50_ms"],
-                "tokens_equal_reference": agreement(self.tokens[name], reference),
-            }
+            self.report["variants"][name] = (
+                self.report["variants"][name]
+                | timing
+                | {
+                    "floor_share": floor.total_ms / timing["p50_ms"],
+                    "tokens_equal_reference": agreement(self.tokens[name], reference),
+                }
+            )
 
     def _turns(self) -> list[list[str]]:
         """Eager attention apart: changing the attention makes torch.compile start again."""
         eager = [name for name in self.variants if name == "hf_eager"]
         return [names for names in (eager, [n for n in self.variants if n not in eager]) if names]
+
+    def _compiled(self, model: Any, floor: Floor) -> None:
+        """Time the compiled variant in turns with two that were timed before."""
+        name = "hf_static_compile"
+        self._try_add(name, make.generate(model, "sdpa", cache="static"))
+        if name in self.variants:
+            before = {other: self.report["variants"][other] for other in ("hf_sdpa", "ours_plain")}
+            self._time(floor, [[*before, name]])
+            variants = self.report["variants"]
+            self.report["beside_compiled"] = {
+                other: dict(variants[other]) for other in (*before, name)
+            }
+            variants |= before
 
     def _stages(self, name: str, engine: Engine) -> None:
         spans: dict[str, list[float]] = {}
@@ -255,16 +272,22 @@ def _busy_processes(count: int) -> Any:
             process.wait()
 
 
-def compare(plan: Plan, log: Callable[[str], None]) -> Mapping[str, Any]:
+def compare(
+    plan: Plan, log: Callable[[str], None], save: Callable[[dict[str, Any]], None]
+) -> Mapping[str, Any]:
     """Return the report of a plan.
 
     Args:
         plan: What to measure.
         log: Told of every step.
+        save: Given the report as far as it goes after every step: a run may be cut short.
     """
     started = time.perf_counter()
-    comparison = Comparison(
-        plan, lambda text: log(f"[{time.perf_counter() - started:6.1f} s] {text}")
-    )
+
+    def step(text: str) -> None:
+        log(f"[{time.perf_counter() - started:6.1f} s] {text}")
+        save(comparison.report)
+
+    comparison = Comparison(plan, step)
     report = comparison.run()
     return report | {"seconds": time.perf_counter() - started}
