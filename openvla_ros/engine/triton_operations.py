@@ -78,7 +78,7 @@ BYTE_TILES = {
     "output": Tile(16, 512, 5, 1),
     "down": Tile(16, 256, 8, 1),
 }
-NIBBLE_TILE = Tile(TILE_ROWS, GROUP, 12, 2)
+NIBBLE_TILE = Tile(TILE_ROWS, GROUP, 8, 2)
 
 
 def why_unsupported(width: int, head_dim: int) -> str | None:
