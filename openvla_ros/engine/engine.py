@@ -10,6 +10,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
@@ -80,7 +81,7 @@ class Engine:
             ConfigurationError: Image and prompt are longer than the cache.
         """
         with self._lock:
-            program = self._program(PlainProgram, input_ids.shape[1], action_dim)
+            program = cast(PlainProgram, self._program(PlainProgram, input_ids, action_dim))
             program.load(input_ids, pixel_values)
             return program.run()
 
@@ -116,7 +117,7 @@ class Engine:
                 f"The draft has {len(draft)} ids, the action {action_dim}; give one id for each."
             )
         with self._lock:
-            program = self._program(DraftProgram, input_ids.shape[1], action_dim)
+            program = cast(DraftProgram, self._program(DraftProgram, input_ids, action_dim))
             program.load(input_ids, pixel_values)
             return program.run(draft, self.margin)
 
@@ -146,7 +147,8 @@ class Engine:
         self.margin = 2 * _CALIBRATION_FACTOR * largest  # two logits, each off by as much
         return self.margin
 
-    def _program(self, kind: type, prompt_length: int, action_dim: int) -> Program:
+    def _program(self, kind: type[Program], input_ids: torch.Tensor, action_dim: int) -> Program:
+        prompt_length = input_ids.shape[1]
         key = (kind, prompt_length, action_dim)
         if key in self._programs:
             self._programs.move_to_end(key)

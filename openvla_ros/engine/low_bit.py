@@ -38,7 +38,7 @@ class LowBitMatrix:
     kind: str
     data: torch.Tensor
     scales: torch.Tensor
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
@@ -55,7 +55,7 @@ class LowBitMatrix:
         return (_unpack(self.data).float() * self.scales.t()[:, :, None]).flatten(1).to(self.dtype)
 
 
-def why_not(kind: str, shape: tuple[int, int]) -> str | None:
+def why_not(kind: str, shape: tuple[int, ...]) -> str | None:
     """Return why a matrix of this shape cannot be stored so, or None."""
     rows, columns = shape
     if kind == "int4" and (columns % GROUP or rows % TILE_ROWS):

@@ -6,6 +6,9 @@ dimension, and each residual sum is joined with the norm that follows it.
 
 from __future__ import annotations
 
+import itertools
+from typing import cast
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -60,9 +63,9 @@ class Vision:
         x = tower.add_prefix_and_positions(embed_patches(tower, pixels)[None])[0]
         if tower.spec.pre_norm:
             x = tower.norm_pre(x)
-        blocks = list(tower.blocks)
+        blocks = [cast(VisionBlock, block) for block in tower.blocks]
         normed = blocks[0].norm1(x)
-        for block, following in zip(blocks[:-1], blocks[1:], strict=True):
+        for block, following in itertools.pairwise(blocks):  # the last is never computed
             x, normed = self._block(block, following.norm1, x, normed)
         return x[tower.spec.num_prefix_tokens :]
 

@@ -7,6 +7,7 @@ modules of the Hugging Face model become views into them, so both run and nothin
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -132,7 +133,7 @@ def rotary_tables(model: OpenVLAForActionPrediction) -> tuple[torch.Tensor, torc
     return cosines[0].contiguous(), sines[0].contiguous()
 
 
-def fuse_layer(layer: nn.Module) -> LayerWeights:
+def fuse_layer(layer: Any) -> LayerWeights:
     """Return one decoder layer's weights; its linear modules become views into them."""
     attention, mlp = layer.self_attn, layer.mlp
     return LayerWeights(
@@ -145,7 +146,7 @@ def fuse_layer(layer: nn.Module) -> LayerWeights:
     )
 
 
-def _take_layer(layer: nn.Module, quantization: str) -> LayerWeights:
+def _take_layer(layer: Any, quantization: str) -> LayerWeights:
     fused = fuse_layer(layer)
     if quantization == "none":
         return fused
@@ -159,7 +160,9 @@ def _take_layer(layer: nn.Module, quantization: str) -> LayerWeights:
     for module in layer.modules():
         if isinstance(module, nn.Linear):
             _point_at(module, module.weight.new_empty(0, module.weight.shape[1]))
-    low = {name: low_bit.quantize(getattr(fused, name), quantization) for name in names}
+    low: dict[str, Any] = {
+        name: low_bit.quantize(getattr(fused, name), quantization) for name in names
+    }
     return replace(fused, **low)
 
 

@@ -204,7 +204,7 @@ class Comparison:
         """Latency by the number of accepted drafts, and equality with plain decoding."""
         margin = engine.calibrate(self.input_ids, self.images[:_CALIBRATION_IMAGES], ACTION_DIM)
         plain = self.tokens["ours_plain"]
-        curve = []
+        curve: list[dict[str, Any]] = []
         for right in range(ACTION_DIM):
             drafts = [_draft(tokens, right) for tokens in plain]
             curve.append({"right_drafts": right} | self._time_drafts(engine, drafts))

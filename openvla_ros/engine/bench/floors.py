@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -89,7 +90,7 @@ def gemm_rate(
         x = torch.randn(rows, depth, device=device, dtype=dtype)
         weight = torch.randn(columns, depth, device=device, dtype=dtype)
         flops += 2.0 * rows * columns * depth
-        seconds += _best_seconds(lambda x=x, weight=weight: F.linear(x, weight), device)
+        seconds += _best_seconds(partial(F.linear, x, weight), device)
     return flops / seconds
 
 

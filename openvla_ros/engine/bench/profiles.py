@@ -17,10 +17,10 @@ from openvla_ros.model.random_weights import profile_config, random_tensor
 ACTION_DIM = 7
 #: BOS, 26 ids of an English prompt under Llama's tokenizer, and the empty token: 28 ids, which with
 #: 256 patches are 284 positions.
-PROMPT_IDS = (
-    [1, 512, 29901, 1724, 3158, 881, 278, 19964, 2125, 304, 1925, 278, 1559, 5450, 297, 278]
-    + [12580, 29880, 297, 278, 7254, 12580, 29973, 13, 3744, 29901, 29871, 29871]
-)[:27] + [29871]
+PROMPT_IDS = [
+    *(1, 512, 29901, 1724, 3158, 881, 278, 19964, 2125, 304, 1925, 278, 1559, 5450, 297, 278),
+    *(12580, 29880, 297, 278, 7254, 12580, 29973, 13, 3744, 29901, 29871, 29871),
+]
 _IMAGES = 32
 #: Of the attention gain of `random_weights`. With all of it 32 random layers amplify the rounding
 #: of bfloat16 until nothing agrees with float32, whoever computes.
