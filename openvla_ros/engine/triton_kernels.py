@@ -30,6 +30,58 @@ ROWS = 8
 
 
 @triton.jit
+def _stream(
+    x_ptr,
+    weight_ptr,
+    scales_ptr,
+    rows,
+    columns,
+    depth,
+    ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    KIND: tl.constexpr,
+):
+    """Product of this program's BLOCK_N rows of the weight and x: (BLOCK_N, ROWS) float32.
+
+    Scales of whole rows or matrices are left to the caller.
+    """
+    program = tl.program_id(0)
+    n = program * BLOCK_N + tl.arange(0, BLOCK_N)
+    row = tl.arange(0, ROWS)
+    total = tl.zeros((BLOCK_N, ROWS), tl.float32)
+    inside = row[None, :] < rows
+    if KIND == INT4:  # a tile of one group is contiguous, and has a scale per row
+        half = tl.arange(0, BLOCK_K // 2)
+        groups = depth // BLOCK_K
+        tile = tl.arange(0, BLOCK_N)[:, None] * (BLOCK_K // 2) + half[None, :]
+        tile += weight_ptr + program.to(tl.int64) * groups * (BLOCK_N * (BLOCK_K // 2))
+        for group in tl.range(0, groups, num_stages=STAGES):
+            pairs = tl.load(tile + group * (BLOCK_N * (BLOCK_K // 2)))
+            scales = tl.load(scales_ptr + group * columns + n)
+            place = x_ptr + row[None, :] * depth + (group * BLOCK_K + half)[:, None]
+            first = tl.load(place, inside, other=0.0)
+            second = tl.load(place + BLOCK_K // 2, inside, other=0.0)
+            partial = tl.dot(low_to_half(pairs), first)
+            partial = tl.dot(high_to_half(pairs), second, partial)
+            total += partial * scales[:, None]
+    else:
+        k = tl.arange(0, BLOCK_K)
+        weight_rows = weight_ptr + n.to(tl.int64) * depth
+        for start in tl.range(0, depth, BLOCK_K, num_stages=STAGES):
+            weights = tl.load(weight_rows[:, None] + (start + k)[None, :])
+            x = tl.load(x_ptr + row[None, :] * depth + (start + k)[:, None], inside, other=0.0)
+            if KIND == INT8:
+                total = tl.dot(int8_to_half(weights), x, total)
+            elif KIND == FP8:
+                total = tl.dot(weights.to(tl.float16), x, total)
+            else:
+                total = tl.dot(weights, x, total)
+    return total
+
+
+@triton.jit
 def skinny_linear(
     x_ptr,  # (rows, depth)
     weight_ptr,  # (columns, depth)
@@ -60,8 +112,7 @@ def skinny_linear(
 ):
     """Weight @ x for up to ROWS rows, with what a decoder layer does before and after it.
 
-    NORM: x has been multiplied by the norm's gain already; dividing by the root mean square
-        commutes with the product and happens after it.
+    NORM: x was multiplied by the norm's gain; dividing by its root mean square can wait.
     GATED: weight rows alternate gate, up; what leaves is silu(gate) * up.
     RESIDUAL: `residual` is added, and what the next norm needs leaves beside the sum.
     BEST: the highest value among each program's columns leaves beside the product.
@@ -69,7 +120,6 @@ def skinny_linear(
     program = tl.program_id(0)
     n = program * BLOCK_N + tl.arange(0, BLOCK_N)
     row = tl.arange(0, ROWS)
-    k = tl.arange(0, BLOCK_K)
     if PDL:
         gdc_wait()
     if NORM:
@@ -77,33 +127,10 @@ def skinny_linear(
         squares = tl.load(
             squares_ptr + part[:, None] * ROWS + row[None, :], part[:, None] < parts, other=0.0
         )
-    total = tl.zeros((BLOCK_N, ROWS), tl.float32)
+    total = _stream(
+        x_ptr, weight_ptr, scales_ptr, rows, columns, depth, ROWS, BLOCK_N, BLOCK_K, STAGES, KIND
+    )
     inside = row[None, :] < rows
-    if KIND == INT4:  # a tile of one group is contiguous, and has a scale per row
-        half = tl.arange(0, BLOCK_K // 2)
-        groups = depth // BLOCK_K
-        tile = tl.arange(0, BLOCK_N)[:, None] * (BLOCK_K // 2) + half[None, :]
-        tile += weight_ptr + program.to(tl.int64) * groups * (BLOCK_N * (BLOCK_K // 2))
-        for group in tl.range(0, groups, num_stages=STAGES):
-            pairs = tl.load(tile + group * (BLOCK_N * (BLOCK_K // 2)))
-            scales = tl.load(scales_ptr + group * columns + n)
-            place = x_ptr + row[None, :] * depth + (group * BLOCK_K + half)[:, None]
-            first = tl.load(place, inside, other=0.0)
-            second = tl.load(place + BLOCK_K // 2, inside, other=0.0)
-            partial = tl.dot(low_to_half(pairs), first)
-            partial = tl.dot(high_to_half(pairs), second, partial)
-            total += partial * scales[:, None]
-    else:
-        weight_rows = weight_ptr + n.to(tl.int64) * depth
-        for start in tl.range(0, depth, BLOCK_K, num_stages=STAGES):
-            weights = tl.load(weight_rows[:, None] + (start + k)[None, :])
-            x = tl.load(x_ptr + row[None, :] * depth + (start + k)[:, None], inside, other=0.0)
-            if KIND == INT8:
-                total = tl.dot(int8_to_half(weights), x, total)
-            elif KIND == FP8:
-                total = tl.dot(weights.to(tl.float16), x, total)
-            else:
-                total = tl.dot(weights, x, total)
     if PDL:
         gdc_launch_dependents()
     if KIND == INT8:
@@ -188,6 +215,16 @@ def embed_rows(
 
 
 @triton.jit
+def _rotated(pointers, mask, cos_low, sin_low, cos_high, sin_high, HALF: tl.constexpr):
+    """Both halves of the heads at `pointers`, rotated."""
+    low, high = tl.load(pointers, mask, other=0.0), tl.load(pointers + HALF, mask, other=0.0)
+    straight, crossed = turn(low, high, cos_low, sin_low)
+    turned_low = straight - crossed
+    straight, crossed = turn(high, low, cos_high, sin_high)
+    return turned_low, straight + crossed
+
+
+@triton.jit
 def attend_cache(
     qkv_ptr,  # (rows, (H + 2 KV) d)
     keys_ptr,  # (KV, capacity, d)
@@ -212,8 +249,7 @@ def attend_cache(
 ):
     """One head and one block of cached positions: rotate, cache what is new, attend, join.
 
-    Blocks begin at multiples of BLOCK, whoever asks. The last program of a head to finish joins
-    the blocks of that head, in their order.
+    Blocks begin at multiples of BLOCK. A head's last program to finish joins them, in their order.
     """
     WIDTH: tl.constexpr = 2 * HALF
     head = tl.program_id(0)
@@ -237,27 +273,19 @@ def attend_cache(
         gdc_launch_dependents()
     source = qkv_ptr + row[:, None] * ((heads + 2 * kv_heads) * WIDTH)
     q = source + head * WIDTH + half[None, :]
-    low, high = tl.load(q, valid, other=0.0), tl.load(q + HALF, valid, other=0.0)
-    straight, crossed = turn(low, high, cos_low, sin_low)
-    q_low = straight - crossed
-    straight, crossed = turn(high, low, cos_high, sin_high)
-    q_high = straight + crossed
-
-    first = block * BLOCK
-    if first + BLOCK > start:  # some of the new positions may lie in this block
+    q_low, q_high = _rotated(q, valid, cos_low, sin_low, cos_high, sin_high, HALF)
+    if (block + 1) * BLOCK > start:  # some of the new positions may lie in this block
         new = valid & ((start + row) // BLOCK == block)[:, None]
         k = source + (heads + kv_head) * WIDTH + half[None, :]
-        low, high = tl.load(k, new, other=0.0), tl.load(k + HALF, new, other=0.0)
+        low, high = _rotated(k, new, cos_low, sin_low, cos_high, sin_high, HALF)
         place = (start + row)[:, None] * WIDTH
-        straight, crossed = turn(low, high, cos_low, sin_low)
-        tl.store(keys_ptr + place + half[None, :], straight - crossed, new)
-        straight, crossed = turn(high, low, cos_high, sin_high)
-        tl.store(keys_ptr + place + HALF + half[None, :], straight + crossed, new)
+        tl.store(keys_ptr + place + half[None, :], low, new)
+        tl.store(keys_ptr + place + HALF + half[None, :], high, new)
         v = source + (heads + kv_heads + kv_head) * WIDTH + column[None, :]
         tl.store(values_ptr + place + column[None, :], tl.load(v, new, other=0.0), new)
         tl.debug_barrier()  # what this program wrote is read below by other threads of it
 
-    key = first + tl.arange(0, BLOCK)
+    key = block * BLOCK + tl.arange(0, BLOCK)
     cached = key < start + rows
     key_low = keys_ptr + key[None, :] * WIDTH + half[:, None]
     scores = tl.dot(q_low, tl.load(key_low, cached[None, :], other=0.0))
@@ -266,12 +294,11 @@ def attend_cache(
     highest = tl.max(scores, axis=1)
     # A row that sees nothing of this block has the highest score -inf and the weight 0.
     shares = tl.exp(scores - tl.where(highest == float("-inf"), 0.0, highest)[:, None])
-    value = values_ptr + key[:, None] * WIDTH + column[None, :]
-    value = tl.load(value, cached[:, None], other=0.0)
+    value_ptrs = values_ptr + key[:, None] * WIDTH + column[None, :]
+    value = tl.load(value_ptrs, cached[:, None], other=0.0)
     total = tl.dot(shares.to(value.dtype), value)
     slot = head * blocks + block
-    place = row[:, None] * WIDTH + column[None, :]
-    tl.store(part_ptr + slot * ROWS * WIDTH + place, total)
+    tl.store(part_ptr + (slot * ROWS + row)[:, None] * WIDTH + column[None, :], total)
     tl.store(weight_ptr + slot * 2 * ROWS + row, highest)
     tl.store(weight_ptr + slot * 2 * ROWS + ROWS + row, tl.sum(shares, axis=1))
     tl.debug_barrier()
