@@ -1,0 +1,151 @@
+"""The GPU kernels against the same functions in plain torch. Needs an NVIDIA GPU and Triton.
+
+OPENVLA_ROS_TEST_GPU=1 python -m pytest -m gpu
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from openvla_ros.engine import torch_operations as plain
+from openvla_ros.engine.low_bit import quantize
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+WIDTH, HIDDEN, HEADS, HEAD_DIM, VOCABULARY = 1024, 2816, 8, 128, 32064
+EPS = 1e-6
+#: Relative error of one product in bfloat16, and of one whose activations are rounded to fp8.
+BF16, FP8 = 0.006, 0.07
+KINDS = [None, "int8", "fp8", "int4"]
+
+
+@pytest.fixture(scope="module")
+def fast() -> Any:
+    pytest.importorskip("triton")
+    from openvla_ros.engine import triton_operations
+
+    return triton_operations
+
+
+def random(*shape: int, scale: float = 1.0) -> torch.Tensor:
+    return scale * torch.randn(*shape, dtype=torch.bfloat16, device="cuda")
+
+
+def matrix(rows: int, columns: int, kind: str | None) -> Any:
+    weight = random(rows, columns, scale=columns**-0.5)
+    return quantize(weight, kind) if kind else weight
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor, bound: float) -> None:
+    error = float((found.float() - expected.float()).norm() / expected.float().norm())
+    assert error < bound, f"relative error {error:.4f}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_few_rows_through_a_layer(kind: str | None, rows: int, fast: Any) -> None:
+    qkv, output = matrix(3 * WIDTH, WIDTH, kind), matrix(WIDTH, WIDTH, kind)
+    gate_up, down = matrix(2 * HIDDEN, WIDTH, kind), matrix(WIDTH, HIDDEN, kind)
+    gain, table = 1 + random(WIDTH, scale=0.1), random(50, WIDTH)
+    ids = torch.arange(rows, device="cuda")
+    x, normed = plain.embed_norm(ids, table, gain, EPS, qkv)
+    fast_x, fast_normed = fast.embed_norm(ids, table, gain, EPS, qkv)
+    assert torch.equal(x, fast_x)
+    assert_close(fast.qkv(fast_normed, qkv), plain.qkv(normed, qkv), BF16)
+    attended = random(rows, WIDTH)
+    x, normed = plain.output_add_norm(attended, output, x, gain, EPS, gate_up)
+    fast_x, fast_normed = fast.output_add_norm(attended, output, fast_x, gain, EPS, gate_up)
+    assert_close(fast_x, x, BF16)
+    hidden, fast_hidden = plain.gate_up(normed, gate_up), fast.gate_up(fast_normed, gate_up)
+    assert_close(fast_hidden, hidden, 2 * BF16)
+    head = matrix(VOCABULARY, WIDTH, None)
+    x, normed = plain.down_add_norm(hidden, down, x, gain, EPS, head)
+    fast_x, fast_normed = fast.down_add_norm(fast_hidden, down, fast_x, gain, EPS, head)
+    assert_close(fast_x, x, 2 * BF16)
+    logits, tokens = fast.head(fast_normed, head)
+    assert_close(logits, plain.head(normed, head)[0], 3 * BF16)
+    assert torch.equal(tokens, logits.argmax(dim=-1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_has_the_same_bits_alone_and_among_eight(kind: str | None, fast: Any) -> None:
+    down, head = matrix(WIDTH, HIDDEN, kind), matrix(VOCABULARY, WIDTH, None)
+    hidden, residual, gain = random(8, HIDDEN), random(8, WIDTH), 1 + random(WIDTH, scale=0.1)
+    _, normed = fast.down_add_norm(hidden, down, residual, gain, EPS, head)
+    together = fast.head(normed, head)[0]
+    for i in range(8):
+        one = slice(i, i + 1)
+        row = (hidden[one].contiguous(), down, residual[one].contiguous(), gain, EPS, head)
+        assert torch.equal(fast.head(fast.down_add_norm(*row)[1], head)[0][0], together[i])
+
+
+@pytest.mark.parametrize("rows, position", [(1, 290), (3, 126), (8, 284), (8, 0), (1, 64), (8, 60)])
+def test_attention_over_the_cache(rows: int, position: int, fast: Any) -> None:
+    keys, values = random(HEADS, 1024, HEAD_DIM), random(HEADS, 1024, HEAD_DIM)
+    fast_keys, fast_values = keys.clone(), values.clone()
+    cosines, sines = tables()
+    qkv = random(rows, 3 * HEADS * HEAD_DIM)
+    place = torch.tensor([position], dtype=torch.int32, device="cuda")
+    rest = (cosines, sines, 300, qkv)
+    for _ in range(2):  # the second finds the counters as the first left them
+        expected = plain.attend(qkv, keys, values, place, *rest)
+        found = fast.attend(qkv, fast_keys, fast_values, place, *rest)
+        assert_close(found, expected, BF16)
+        assert torch.equal(keys, fast_keys)
+        assert torch.equal(values, fast_values)
+    for i in range(rows):
+        alone = fast.attend(
+            qkv[i : i + 1].contiguous(), fast_keys.clone(), fast_values.clone(), place + i, *rest
+        )
+        assert torch.equal(alone[0], found[i]), "a row's bits depend on its neighbours"
+
+
+def tables() -> tuple[torch.Tensor, torch.Tensor]:
+    angles = 6.28 * torch.rand(1024, HEAD_DIM // 2, device="cuda").repeat(1, 2)
+    return angles.cos().bfloat16(), angles.sin().bfloat16()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_through_a_layer(kind: str | None, fast: Any) -> None:
+    bound = FP8 if kind == "fp8" else BF16
+    qkv, output = matrix(3 * WIDTH, WIDTH, kind), matrix(WIDTH, WIDTH, kind)
+    gate_up, down = matrix(2 * HIDDEN, WIDTH, kind), matrix(WIDTH, HIDDEN, kind)
+    gain, x = 1 + random(WIDTH, scale=0.1), random(284, WIDTH)
+    normed = plain.prompt_norm(x, gain, EPS, qkv)
+    fast_normed = fast.prompt_norm(x, gain, EPS, qkv)
+    projected, fast_projected = plain.qkv(normed, qkv), fast.qkv(fast_normed, qkv)
+    assert_close(fast_projected, projected, bound)
+    cosines, sines = tables()
+    cache = [random(HEADS, 1024, HEAD_DIM) for _ in range(2)]
+    fast_cache = [part.clone() for part in cache]
+    queries = plain.store_prompt(projected, *cache, cosines, sines)
+    fast_queries = fast.store_prompt(projected.clone(), *fast_cache, cosines, sines)
+    assert torch.equal(queries, fast_queries)
+    assert all(torch.equal(a, b) for a, b in zip(cache, fast_cache, strict=True))
+    attended = plain.attend_prompt(queries, *cache)
+    fast_x, fast_normed = fast.output_add_norm(attended, output, x, gain, EPS, gate_up)
+    x, normed = plain.output_add_norm(attended, output, x, gain, EPS, gate_up)
+    assert_close(fast_x, x, bound)
+    fast_hidden = fast.gate_up(fast_normed, gate_up)
+    hidden = plain.gate_up(normed, gate_up)
+    expected = plain.down_add_norm(hidden, down, x, gain, EPS, qkv)[0]
+    assert_close(fast.down_add_norm(fast_hidden, down, x, gain, EPS, qkv)[0], expected, bound)
+
+
+@pytest.mark.parametrize("width", [1024, 1152])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_residual_sum_and_layer_norm(width: int, scaled: bool, fast: Any) -> None:
+    x, delta = random(261, width), random(261, width)
+    scale = random(width) if scaled else None
+    norm = torch.nn.LayerNorm(width, EPS, device="cuda", dtype=torch.bfloat16)
+    with torch.inference_mode():
+        expected = plain.add_layer_norm(x, delta, scale, norm)
+        found = fast.add_layer_norm(x, delta, scale, norm)
+    assert torch.equal(found[0], expected[0])
+    assert_close(found[1], expected[1], BF16)
