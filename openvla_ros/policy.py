@@ -15,6 +15,9 @@ import torch
 from PIL import Image
 
 from openvla_ros.action_specs import load_action_spec
+from openvla_ros.engine import low_bit
+from openvla_ros.engine.engine import Engine
+from openvla_ros.engine.weights import why_unsupported
 from openvla_ros.errors import ConfigurationError, ImageError, SelfTestError
 from openvla_ros.model.action_stats import (
     ActionStats,
@@ -32,8 +35,8 @@ from openvla_ros.model.checkpoint import (
     stored_parameters,
 )
 from openvla_ros.model.image_options import ImageOptions
-from openvla_ros.model.modeling import OpenVLAForActionPrediction
-from openvla_ros.model.processing import OpenVLAProcessor
+from openvla_ros.model.modeling import GeneratedTokens, OpenVLAForActionPrediction
+from openvla_ros.model.processing import OpenVLAProcessor, ProcessedInput
 from openvla_ros.model.prompts import prompt_form
 from openvla_ros.model.runtime_choices import (
     choose_attention,
@@ -44,6 +47,7 @@ from openvla_ros.model.runtime_choices import (
 from openvla_ros.types import PRIMARY, ActionSpec, Observation, PolicyInfo, Prediction
 
 ADAPTER_MODES = ("auto", "merge", "attach")
+ENGINES = ("auto", "off")
 
 _TEST_INSTRUCTION = "pick up the red block"
 _TEST_IMAGE_SIZE = 256
@@ -63,8 +67,10 @@ class OpenVLAPolicy:
         processor: OpenVLAProcessor,
         norm_stats: Mapping[str, ActionStats],
         info: PolicyInfo,
+        engine: Engine | None = None,
     ) -> None:
         self.model = model
+        self.engine = engine
         self.processor = processor
         self.norm_stats = dict(norm_stats)
         self.action_tokenizer = ActionTokenizer(
@@ -87,6 +93,7 @@ class OpenVLAPolicy:
         local_files_only: bool = False,
         attn_implementation: str = "sdpa",
         image_options: ImageOptions | None = None,
+        engine: str = "auto",
     ) -> OpenVLAPolicy:
         """Return the policy of a checkpoint folder or hub id.
 
@@ -94,17 +101,18 @@ class OpenVLAPolicy:
             checkpoint: Folder in the Hugging Face layout, or hub id such as "openvla/openvla-7b".
             device: "auto", "cpu", "cuda" or "cuda:N".
             dtype: "auto", "float32", "bfloat16" or "float16".
-            quantization: "none", "nf4" or "bnb_int8" (both through bitsandbytes).
+            quantization: "none"; "fp8", "int8" or "int4" (the engine's); "nf4" or "bnb_int8" (both
+                through bitsandbytes).
             adapter: PEFT LoRA folder or hub id to apply.
             adapter_mode: "merge" into the weights, "attach" beside them; "auto" merges unless the
                 model is quantised.
-            unnorm_key: Statistics to use; may stay None when there is only one, or when every
-                call names it.
+            unnorm_key: Statistics to use; None when there is one, or when every call names it.
             revision: Hub commit.
             local_files_only: Never reach for the network.
             attn_implementation: Of the language model: "sdpa" or "eager".
             image_options: Steps of the camera path to add to those stored with the checkpoint,
                 for fine-tunes whose folder does not say how their images were made.
+            engine: "auto" is the engine where it supports the model, "off" the model by itself.
 
         Raises:
             CheckpointError: Something is missing, damaged or does not fit; nothing was loaded.
@@ -134,21 +142,23 @@ class OpenVLAPolicy:
             config,
             device=where,
             dtype=number,
-            quantization=quantization,
+            quantization="none" if quantization in low_bit.KINDS else quantization,
             attn_implementation=attention,
         )
         if adapter_dir:
             model = load_adapter(model, adapter_dir, merge=merge)
+        runtime, why_engine = _choose_engine(model, engine, quantization)
         choices = {
             "device": f"{where}: {why_where}",
             "dtype": f"{str(number).removeprefix('torch.')}: {why_number}",
             "attention": f"{attention}: {why_attention}",
+            "engine": why_engine,
             "quantization": f"{quantization}: {explain_quantization(quantization)}",
             "adapter": _adapter_choice(adapter, merge),
             "image path": f"{processor.image_processor.options}: {why_options}",
         }
         info = PolicyInfo(str(checkpoint), revision or "", unnorm_key or "", quantization, choices)
-        return cls(model, processor, norm_stats, info)
+        return cls(model, processor, norm_stats, info, runtime)
 
     @property
     def info(self) -> PolicyInfo:
@@ -209,11 +219,7 @@ class OpenVLAPolicy:
         stats = self.norm_stats[key]
         inputs = self.processor(image, instruction)
         preprocess_ms = 1e3 * (time.perf_counter() - start)
-        tokens = self.model.generate_action_tokens(
-            inputs.input_ids.to(self.model.device),
-            inputs.pixel_values.to(self.model.device),
-            stats.action_dim,
-        )
+        tokens = self._generate(inputs, stats.action_dim)
         normalized = self.action_tokenizer.decode(tokens.token_ids)[None]  # (K=1, n)
         invalid = np.flatnonzero(~self.action_tokenizer.is_action_token(tokens.token_ids))
         actions = unnormalize(normalized, stats)
@@ -274,15 +280,45 @@ class OpenVLAPolicy:
                 "robot. Check the checkpoint and whatever changes pixel_values on the way in."
             )
 
-    @torch.inference_mode()
     def _first_logits(self, image: np.ndarray) -> torch.Tensor:
-        inputs = self.processor(image, _TEST_INSTRUCTION)
+        return self._generate(self.processor(image, _TEST_INSTRUCTION), 1).logits
+
+    def _generate(self, inputs: ProcessedInput, action_dim: int) -> GeneratedTokens:
+        if self.engine is not None:  # which copies to the device by itself
+            return self.engine.generate_action_tokens(
+                inputs.input_ids, inputs.pixel_values, action_dim
+            )
         device = self.model.device
-        return self.model.prefill(inputs.input_ids.to(device), inputs.pixel_values.to(device))[0]
+        return self.model.generate_action_tokens(
+            inputs.input_ids.to(device), inputs.pixel_values.to(device), action_dim
+        )
 
     def _test_tokens(self, image: np.ndarray) -> list[int]:
         key = self._info.unnorm_key or next(iter(self.norm_stats))
         return self.predict_action(image, _TEST_INSTRUCTION, unnorm_key=key).token_ids
+
+
+def _choose_engine(
+    model: OpenVLAForActionPrediction, engine: str, quantization: str
+) -> tuple[Engine | None, str]:
+    """Return the engine to run the model on, if any, and why.
+
+    Raises:
+        ConfigurationError: Unknown name, or a quantization that only the engine has without it.
+    """
+    if engine not in ENGINES:
+        raise ConfigurationError(f"engine {engine!r} is unknown; use one of {', '.join(ENGINES)}.")
+    low = quantization in low_bit.KINDS
+    reason = "requested" if engine == "off" else why_unsupported(model)
+    if reason and low:
+        raise ConfigurationError(
+            f"quantization {quantization!r} is the engine's, which is off: {reason}. Use engine "
+            "auto with a merged adapter, or quantization none, nf4 or bnb_int8."
+        )
+    if reason:
+        return None, f"off: {reason}"
+    runtime = Engine(model, quantization=quantization if low else "none")
+    return runtime, runtime.choices["engine"]
 
 
 def _merges(adapter_mode: str, quantization: str) -> bool:
@@ -290,12 +326,14 @@ def _merges(adapter_mode: str, quantization: str) -> bool:
         raise ConfigurationError(
             f"adapter_mode {adapter_mode!r} is unknown; use one of {', '.join(ADAPTER_MODES)}."
         )
-    if adapter_mode == "merge" and quantization != "none":
+    if adapter_mode == "merge" and quantization not in ("none", *low_bit.KINDS):
         raise ConfigurationError(
             f"An adapter cannot be merged into {quantization} weights without rounding it away; "
             "use adapter_mode attach, or quantization none."
         )
-    return adapter_mode == "merge" or (adapter_mode == "auto" and quantization == "none")
+    return adapter_mode == "merge" or (
+        adapter_mode == "auto" and quantization in ("none", *low_bit.KINDS)
+    )
 
 
 def _adapter_choice(adapter: str | Path | None, merge: bool) -> str:

@@ -219,6 +219,15 @@ def _put_back(layer: nn.Module, weights: object) -> None:
         mlp.down_proj.weight.copy_(weights.down.dequantize())
 
 
+def test_a_model_with_adapters_attached_is_refused_not_stripped_of_them() -> None:
+    peft = pytest.importorskip("peft")
+    adapted = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    model = tiny_model()
+    peft.PeftModel(model, adapted)
+    with pytest.raises(ConfigurationError, match="carry adapters"):
+        Engine(model)
+
+
 def test_models_the_engine_cannot_run_are_refused_with_the_reason() -> None:
     text = bench_config("tiny").text_config.to_dict() | {"model_type": "mistral"}
     tiny = bench_config("tiny")

@@ -65,7 +65,7 @@ def test_tokens_and_actions_equal_the_reference(case: dict, policies: dict) -> N
 
 def test_a_prediction_tells_its_stages(policies: dict, image: np.ndarray) -> None:
     prediction = policies["A_fused"].predict_action(image, INSTRUCTION)
-    stages = {"preprocess_ms", "prefill_ms", "decode_ms"}
+    stages = {"preprocess_ms", "copy_ms", "towers_ms", "prefill_ms", "decode_ms"}
     assert set(prediction.timings) == stages | {"total_ms"}
     assert prediction.timings["total_ms"] >= sum(prediction.timings[name] for name in stages)
     assert prediction.passes == 7
@@ -207,9 +207,13 @@ class TestSelfTest:
 
     @pytest.mark.parametrize("where", ["model", "vision_backbone"])
     def test_a_model_whose_pixels_are_zeroed_is_refused(
-        self, policy: OpenVLAPolicy, where: str
+        self, reference_checkpoints: Path, where: str
     ) -> None:
         """What newer transformers do to the original class: the image never arrives."""
+        # Without the engine, which does not call the modules that are tampered with here.
+        policy = OpenVLAPolicy.from_pretrained(
+            reference_checkpoints / "A_fused", device="cpu", dtype="float32", engine="off"
+        )
 
         def zero_kwargs(module: object, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             if kwargs.get("pixel_values") is not None:
@@ -248,3 +252,22 @@ class TestSelfTest:
         policy.model.projector.register_forward_hook(disturb)
         with pytest.raises(SelfTestError, match="repeatably"):
             policy.self_test()
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_the_engine_gives_the_actions_of_the_plain_model(
+    quantization: str, tiny_checkpoint: Path
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+    options = {"device": "cpu", "dtype": "float32"}
+    plain = OpenVLAPolicy.from_pretrained(tiny_checkpoint, engine="off", **options)
+    fast = OpenVLAPolicy.from_pretrained(tiny_checkpoint, quantization=quantization, **options)
+    assert plain.info.choices["engine"] == "off: requested"
+    assert fast.info.choices["engine"].startswith("torch: ")
+    fast.self_test()
+    if quantization == "none":
+        expected, found = (p.predict_action(image, "lift the lid") for p in (plain, fast))
+        assert found.token_ids == expected.token_ids
+        assert "towers_ms" in found.timings
+    with pytest.raises(ConfigurationError, match="int8"):
+        OpenVLAPolicy.from_pretrained(tiny_checkpoint, engine="off", quantization="int8", **options)

@@ -85,7 +85,12 @@ def why_unsupported(model: OpenVLAForActionPrediction) -> str | None:
         return f"its language model is of type {config.model_type!r}, not 'llama'"
     if config.hidden_act != "silu":
         return f"its language model's activation is {config.hidden_act!r}, not 'silu'"
-    linears = [m for m in model.language_model.modules() if isinstance(m, nn.Linear)]
+    language_model: Any = model.language_model
+    linears = [language_model.lm_head]
+    for layer in language_model.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        linears += [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+        linears += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
     if any(type(m) is not nn.Linear or m.bias is not None for m in linears):
         return "its linear layers are quantised, carry adapters or have biases"
     return None

@@ -103,7 +103,8 @@ def explain_quantization(quantization: str = "none") -> str:
     """Return why the weights have the form they have."""
     if quantization == "none":
         return "never quantised unasked: it changes the answers"
-    return "requested; linear layers of the language model, by bitsandbytes"
+    by = "bitsandbytes" if quantization in QUANTIZATIONS else "the engine"
+    return f"requested; linear layers of the language model, by {by}"
 
 
 def quantization_config(quantization: str, compute_dtype: torch.dtype) -> Any | None:
