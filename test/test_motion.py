@@ -206,3 +206,74 @@ def test_votes_of_the_gripper_count_per_answer() -> None:
     assert motion.gripper_is_open is True
     motion.reset()
     assert motion.gripper_is_open is None
+
+
+# Teleoperation ---------------------------------------------------------------------------------
+
+STEERED = np.array([0.0, 0.1, 0.0, 0.0, 0.0, 0.0])
+
+
+def test_a_steered_twist_drops_the_action_and_passes() -> None:
+    motion = stage()
+    motion.execute(motion.plan(prediction(ACTION)), 0.0)
+    for k in range(3):
+        motion.sample(0.02 * k)
+    twists = [motion.follow(STEERED, 0.06 + 0.02 * k) for k in range(6)]
+    np.testing.assert_array_equal(twists[-1], STEERED)
+    assert np.linalg.norm((twists[0] - twists[1])[3:6]) <= 10.0 * 0.02 + 1e-9
+    after = [motion.sample(0.18 + 0.02 * k) for k in range(30)]
+    assert not after[-1].any() and not motion.is_moving
+    assert np.abs(np.array(after)[:, [0, 2, 5]]).max() == 0.0, "nothing is left of the action"
+
+
+def test_a_steered_twist_is_within_speed_and_acceleration_and_keeps_its_direction() -> None:
+    motion = stage()
+    wild = np.array([3.0, -4.0, 0.0, 0.0, 0.0, 1.0])
+    twists = np.array([np.zeros(6), *(motion.follow(wild, 0.02 * k) for k in range(10))])
+    speeds = np.linalg.norm(twists[:, 0:3], axis=1)
+    np.testing.assert_allclose(speeds[:5], [0.0, 0.1, 0.2, 0.25, 0.25], atol=1e-12)
+    np.testing.assert_allclose(twists[5], wild * 0.05, atol=1e-12)
+
+
+def test_whoever_lets_go_sees_the_arm_brake_and_stay() -> None:
+    """Made good like an action, 6 mm of braking would be driven back."""
+    motion = stage()
+    for k in range(20):
+        motion.follow(STEERED * 2.5, 0.02 * k)
+    speeds = [motion.sample(0.4 + 0.02 * k)[1] for k in range(20)]
+    np.testing.assert_allclose(speeds[:4], [0.15, 0.05, 0.0, 0.0], atol=1e-12)
+    assert not any(speeds[4:])
+
+
+def test_a_steered_arm_that_was_stopped_by_fade_moves_again_and_a_nan_cuts_it() -> None:
+    motion = stage()
+    motion.follow(STEERED, 0.0)
+    motion.fade(0.02)
+    for k in range(1, 10):
+        motion.sample(0.02 * k)
+    assert motion.follow(STEERED, 0.2).any()
+    assert not motion.follow(STEERED * np.nan, 0.22).any()
+    counts = motion.report(0.22).counts
+    reasons = (Intervention.RAMP, Intervention.NON_FINITE, Intervention.CUT)
+    assert [counts[reason] for reason in reasons] == [1, 1, 1]
+
+
+def test_a_steered_arm_stays_in_its_box_and_stops_without_a_pose() -> None:
+    motion = stage(workspace_min=(-1.0, -1.0, -1.0), workspace_max=(1.0, 1.0, 1.0))
+    edge = dataclasses.replace(turned(0.0), position=np.array([0.0, 0.99, 0.0]))
+    assert not motion.follow(STEERED, 0.0, edge).any()
+    assert motion.follow(-STEERED, 0.02, edge)[1] == pytest.approx(-0.1)
+    speeds = [-motion.follow(-STEERED, 0.04 + 0.02 * k, None)[1] for k in range(8)]
+    assert speeds == sorted(speeds, reverse=True) and speeds[-1] == 0.0
+    assert motion.report(0.2).counts[Intervention.RAMP] == 1
+
+
+def test_the_next_action_starts_where_the_person_let_go() -> None:
+    motion = stage()
+    for k in range(10):
+        motion.follow(STEERED, 0.02 * k)
+    for k in range(10, 20):
+        motion.sample(0.02 * k)
+    motion.execute(motion.plan(prediction(ACTION)), 0.4)
+    total = sum(motion.sample(0.4 + 0.02 * k) * 0.02 for k in range(40))
+    np.testing.assert_allclose(total, ACTION[0, :6], atol=1e-9)

@@ -178,6 +178,25 @@ class MotionStage:
         self._twist = self._filter.apply(wanted, now_s, ee_pose)
         return self._twist
 
+    def follow(
+        self, twist: np.ndarray, now_s: float, ee_pose: EndEffectorPose | None = None
+    ) -> np.ndarray:
+        """Return the (6,) twist to publish now for one that a person steers (teleoperation).
+
+        It takes the place of `sample` in its tick and passes the same limits: speed, acceleration,
+        workspace. What is left of an action is dropped. Afterwards `sample` brakes to zero.
+
+        Args:
+            twist: (6,) m/s and rad/s, base axes.
+            now_s: Steady time, seconds.
+            ee_pose: Where the end effector is; without it the arm stops if there is a workspace.
+        """
+        self._streamer.stop()
+        if not (self._motion.has_workspace and pose_problem(ee_pose)):
+            self._filter.resume()
+        self._twist = self._filter.apply(twist, now_s, ee_pose, is_steered=True)
+        return self._twist
+
     def target(self, now_s: float, ee_pose: EndEffectorPose) -> Pose:
         """Return the pose to publish now instead of the twist of the last `sample`.
 
