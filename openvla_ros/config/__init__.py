@@ -47,10 +47,6 @@ COMING: Mapping[str, tuple[Any, ...]] = {
     "deadman_timeout": (),
     "output": ("twist",),
     "ee_frame": (),
-    "delta_frame.translation": ("base",),
-    "delta_frame.rotation": ("base",),
-    "deadband.position": (0.0,),
-    "deadband.rotation": (0.0,),
     "gripper.backend": ("none",),
     "on_instruction_change": ("restart",),
 }
