@@ -11,7 +11,8 @@ from rclpy.parameter import Parameter as RosParameter
 
 from openvla_ros.config import PARAMETERS, NodeConfig, refuse_unknown
 from openvla_ros.config.parameter import Parameter
-from openvla_ros.errors import ConfigurationError
+from openvla_ros.errors import ConfigurationError, InstructionError
+from openvla_ros.messages import check_instruction
 
 _TYPES = {
     "bool": ParameterType.PARAMETER_BOOL,
@@ -41,7 +42,12 @@ def read_config(node: Node) -> NodeConfig:
             does not have.
     """
     refuse_unknown(_undeclared_overrides(node))
-    return NodeConfig.from_values(_current_values(node))
+    config = NodeConfig.from_values(_current_values(node))
+    try:
+        check_instruction(config.inputs.instruction)
+    except InstructionError as error:
+        raise ConfigurationError(f"parameter 'instruction': {error}") from None
+    return config
 
 
 def changed_config(
