@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 from openvla_ros.config.motion import GripperConfig, MotionConfig, ProfileConfig
 from openvla_ros.config.parameter import Parameter
 from openvla_ros.config.policy import ActionConfig, InputConfig, ModelConfig, TimingConfig
+from openvla_ros.config.split import SplitConfig
 from openvla_ros.errors import ConfigurationError
 
 _CONCERNS = (
@@ -27,6 +28,7 @@ _CONCERNS = (
     ProfileConfig,
     MotionConfig,
     GripperConfig,
+    SplitConfig,
 )
 _Concern = TypeVar("_Concern")
 
@@ -67,6 +69,7 @@ class NodeConfig:
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
     gripper: GripperConfig = field(default_factory=GripperConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> NodeConfig:
@@ -80,6 +83,7 @@ class NodeConfig:
             profile=_fill(ProfileConfig, values),
             motion=_fill(MotionConfig, values),
             gripper=_fill(GripperConfig, values),
+            split=_fill(SplitConfig, values),
         )
         config._check_combinations()
         return config

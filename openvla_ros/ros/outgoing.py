@@ -50,6 +50,7 @@ def action_message(answer: Answer, base_frame: str) -> VLAAction:
     step = np.full(6, math.nan) if plan.steps is None else plan.steps[0]
     message.delta_position = _vector(step[0:3])
     message.delta_rotation = _vector(step[3:6])
+    message.steps = [] if plan.steps is None else plan.steps.ravel().tolist()
     message.gripper = plan.gripper_opening
     message.gripper_open = answer.gripper_is_open
     actions = np.atleast_2d(prediction.actions)
