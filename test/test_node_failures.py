@@ -79,7 +79,7 @@ def test_a_camera_that_stops_stops_the_arm(moving: Cell) -> None:
 
 def test_an_old_image_stops_the_arm_and_is_not_answered(moving: Cell) -> None:
     old = moving.node.get_clock().now() - Duration(seconds=5.4)
-    moving.node._session._supervisor._last_stamp_ns = 0  # it shall be old, not out of order
+    moving.node._session._shared.supervisor._last_stamp_ns = 0  # it shall be old, not out of order
     moving.drop(stamp=old.to_msg())
     moving.wait_zero()
     assert "image_max_age" in moving.wait_status(State.HOLD, Reason.STALE_IMAGE).detail
@@ -252,7 +252,7 @@ def test_a_policy_that_hangs_is_a_fault_and_ends_the_process() -> None:
 
 
 def test_a_callback_that_breaks_stops_the_arm(moving: Cell) -> None:
-    moving.node._session._supervisor.image_arrived = lambda *_: 1 / 0
+    moving.node._session._shared.supervisor.image_arrived = lambda *_: 1 / 0
     moving.image()
     moving.wait_zero()
     assert "ZeroDivisionError" in moving.wait_status(State.FAULT, Reason.MODEL_ERROR).detail

@@ -15,23 +15,18 @@ from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
-from rclpy.clock import Clock, ClockType, JumpThreshold
-from rclpy.duration import Duration
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
-from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import String
 
 from openvla_ros.config import NodeConfig
 from openvla_ros.config.policy import ModelConfig
 from openvla_ros.control.states import Reason, State
 from openvla_ros.control.supervisor import Verdict
-from openvla_ros.errors import ConfigurationError, InstructionError, OpenVLAError
+from openvla_ros.errors import ConfigurationError, OpenVLAError
 from openvla_ros.messages import check_instruction
 from openvla_ros.mock_policy import MockPolicy
-from openvla_ros.ros import qos
-from openvla_ros.ros.decoding import choose_decoder
 from openvla_ros.ros.frames import Clocks, Tick
 from openvla_ros.ros.guards import (
     guarded_callback,
@@ -39,8 +34,10 @@ from openvla_ros.ros.guards import (
     refuse_wrong_transitions,
 )
 from openvla_ros.ros.inference import empty_gpu_cache, is_out_of_memory
+from openvla_ros.ros.inputs import Inputs
+from openvla_ros.ros.opening import open_session
 from openvla_ros.ros.parameters import changed_config, declare_parameters, read_config
-from openvla_ros.ros.policies import latency_warning, load_policy, measure_latency_s
+from openvla_ros.ros.policies import load_policy
 from openvla_ros.ros.process import run
 from openvla_ros.ros.publishers import Publishers
 from openvla_ros.ros.services import OperatorServices
@@ -88,59 +85,32 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         self._stopping = threading.Lock()
         self._config = NodeConfig()
         self._resting = Verdict(State.UNCONFIGURED)  # what the status says while inactive
-        self._instruction = ""
         declare_parameters(self)
         self._out = Publishers(self, lambda: self._config)
-        OperatorServices(self, lambda: self._session, self._slow_services)
-        self._create_timers_and_inputs()
+        self._inputs = Inputs(self, lambda: self._session, self._announce)
+        self._attach()
+        self._create_timers()
         try:
-            self._instruction = check_instruction(self.get_parameter("instruction").value)
+            self._inputs.instruction = check_instruction(self.get_parameter("instruction").value)
             self._config = read_config(self)
         except OpenVLAError as error:  # configure will say it again, and fail
             self.get_logger().error(str(error))
         self.add_on_set_parameters_callback(self._on_parameters)
-        self._out.instruction(self._instruction)
-        self._publish_status()
+        self._announce(self._inputs.instruction)
 
-    def _create_timers_and_inputs(self) -> None:
+    def _attach(self) -> None:
+        """Add what works beside the node: everything here sees it through the session."""
+        OperatorServices(self, lambda: self._session, self._slow_services)
+
+    def _create_timers(self) -> None:
         # Steady: a bag that stops playing stops ROS time, and must not stop the zeros.
         self._timer_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._stream_timer: Any = None
-        self._image_subscription: Any = None
         self.create_timer(
             STATUS_PERIOD_S,
             guarded_callback(self, self._publish_status),
             MutuallyExclusiveCallbackGroup(),
             clock=self._timer_clock,
-        )
-        self.create_subscription(
-            String,
-            "instruction",
-            guarded_callback(self, self._on_instruction),
-            qos.INSTRUCTION,
-            callback_group=MutuallyExclusiveCallbackGroup(),
-        )
-        backwards = Duration(nanoseconds=-1)
-        self._jump_handle = self.get_clock().create_jump_callback(
-            JumpThreshold(min_forward=None, min_backward=backwards, on_clock_change=True),
-            post_callback=self._on_clock_jump,
-        )
-
-    def _subscribe_to_images(self, transport: str) -> None:
-        kind, topic = (
-            (CompressedImage, "image/compressed") if transport == "compressed" else (Image, "image")
-        )
-        if self._image_subscription is not None:
-            # Kept over cleanup: rclpy loses subscriptions that are made again and again.
-            if self._image_subscription.msg_type is kind:
-                return
-            self.destroy_subscription(self._image_subscription)
-        self._image_subscription = self.create_subscription(
-            kind,
-            topic,
-            guarded_callback(self, self._on_image),
-            qos.IMAGE,
-            callback_group=MutuallyExclusiveCallbackGroup(),  # as for the stream timer
         )
 
     # Lifecycle ----------------------------------------------------------------------------------
@@ -151,15 +121,21 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         self._rest(Verdict(State.LOADING, Reason.OK, "loading the policy."))
         try:
             self._config = read_config(self)
-            self._session = self._open_session(self._config)
+            self._session, warning = open_session(
+                self._config,
+                load=self._load,
+                clocks=Clocks(lambda: self.get_clock().now().nanoseconds, self._steady_s),
+                on_answer=self._out.answer,
+                log=self.get_logger(),
+            )
         except Exception as error:
             if not isinstance(error, OpenVLAError):
                 self.get_logger().error(traceback.format_exc())
             self._free()
             self._rest(Verdict(State.UNCONFIGURED, _reason_of(error), str(error) or repr(error)))
             return FAILURE
-        self._subscribe_to_images(self._config.inputs.image_transport)
-        self._publish_status()  # READY
+        self._inputs.subscribe(self._config)
+        self._rest(Verdict(State.READY, Reason.OK, warning))
         return super().on_configure(state)
 
     @guarded_transition
@@ -173,7 +149,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         if result is not SUCCESS:
             return result
         session.begin()
-        session.set_instruction(self._instruction)
+        session.set_instruction(self._inputs.instruction)
         self._stream_timer = self.create_timer(
             1.0 / self._config.motion.stream_rate,
             guarded_callback(self, self._stream),
@@ -220,30 +196,6 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         self._rest(Verdict(State.UNCONFIGURED, Reason.MODEL_ERROR, "a transition failed: see log."))
         return SUCCESS
 
-    def _open_session(self, config: NodeConfig) -> Session:
-        log = self.get_logger()
-        policy = self._load(config.model)
-        for name, choice in policy.info.choices.items():
-            log.info(f"{name}: {choice}")
-        policy.self_test()
-        latency_s = measure_latency_s(policy, config.model.warmup_iterations)
-        if latency_s is not None:
-            log.info(f"one prediction takes {latency_s * 1000.0:.0f} ms")
-        warning = latency_warning(latency_s, config.timing)
-        if warning:
-            log.warning(warning)
-        decode, why = choose_decoder(config.inputs.image_transport)
-        log.info(f"images are decoded by {why}")
-        self._resting = Verdict(State.READY, Reason.OK, warning)
-        return Session(
-            policy,
-            config,
-            decode=decode,
-            clocks=Clocks(lambda: self.get_clock().now().nanoseconds, self._steady_s),
-            on_answer=self._out.answer,
-            log=log,
-        )
-
     def stop_streaming(self) -> None:
         """End motion; the last twist that has left is zero. Does nothing when inactive."""
         with self._stopping:  # who comes second waits until the zeros of the first are out
@@ -288,31 +240,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         if self._session is not None:
             self._session.fail(Reason.MODEL_ERROR, detail)
 
-    # Inputs -------------------------------------------------------------------------------------
-
-    def _on_image(self, message: Any) -> None:
-        session = self._session
-        if session is not None:
-            session.image(message)
-
-    def _on_instruction(self, message: String) -> None:
-        try:
-            self._set_instruction(check_instruction(message.data))
-        except InstructionError as error:
-            self.get_logger().warning(f"{error} '{self._instruction}' stays active.")
-
-    def _set_instruction(self, text: str) -> None:
-        if text == self._instruction:
-            return
-        self._instruction = text
-        if self._session is not None:
-            self._session.set_instruction(text)
-        self._out.instruction(text)
-        self._publish_status()
-
-    def _on_clock_jump(self, _: Any) -> None:
-        if self._session is not None:
-            self._session.clock_jumped()
+    # Parameters and output ------------------------------------------------------------------------
 
     def _on_parameters(self, changes: list[RosParameter]) -> SetParametersResult:
         try:
@@ -322,7 +250,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
             if config is not None:
                 self._use(config)
             for text in texts:
-                self._set_instruction(text)
+                self._inputs.set_instruction(text)
         except OpenVLAError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -349,6 +277,10 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         if self._out.is_news(verdict):
             self._publish_status()
 
+    def _announce(self, instruction: str) -> None:
+        self._out.instruction(instruction)
+        self._publish_status()
+
     def _rest(self, verdict: Verdict) -> None:
         self._resting = verdict
         self._publish_status()
@@ -357,7 +289,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         session = self._session
         is_active = session is not None and session.is_active
         verdict = session.verdict() if is_active else self._resting
-        self._out.status(verdict, session, self._instruction, self._steady_s())
+        self._out.status(verdict, session, self._inputs.instruction, self._steady_s())
 
 
 def _reason_of(error: Exception) -> Reason:

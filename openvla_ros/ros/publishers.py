@@ -21,13 +21,22 @@ ACKNOWLEDGE_S = 0.2  # longest wait until the last zero has been received
 
 
 class Publishers:
-    """The topics that go out. Status and instruction always; the rest only while active."""
+    """The topics that go out. Status and instruction always; the rest only while active.
+
+    Attributes:
+        answer_listeners: Called with every answer that was published, in the policy's thread and
+            under the session's lock: store it and return.
+        gripper_listeners: Called with every gripper command that was published, in the thread of
+            the stream: hand it on and return.
+    """
 
     def __init__(self, node: Any, config: Callable[[], NodeConfig]) -> None:
         """Create the publishers of a lifecycle node; `config` returns its current parameters."""
         self._node = node
         self._config = config
         self._reported: tuple[State, Reason] | None = None
+        self.answer_listeners: list[Callable[[Answer], None]] = []
+        self.gripper_listeners: list[Callable[[GripperCommand], None]] = []
         self._status = node.create_publisher(VLAStatus, "~/status", qos.LATCHED)
         self._instruction = node.create_publisher(String, "~/active_instruction", qos.LATCHED)
         create = node.create_lifecycle_publisher
@@ -43,6 +52,8 @@ class Publishers:
         if tick.gripper_opening is not None:
             command = outgoing.gripper_message(tick.gripper_opening, now, config.gripper)
             self._gripper.publish(command)
+            for listener in self.gripper_listeners:
+                listener(command)
 
     def wait_for_last_twist(self) -> None:
         """Return when every subscriber has the last twist, or after a moment."""
@@ -51,6 +62,8 @@ class Publishers:
     def answer(self, answer: Answer) -> None:
         """Publish an answer of the policy."""
         self._action.publish(outgoing.action_message(answer, self._config().motion.base_frame))
+        for listener in self.answer_listeners:
+            listener(answer)
 
     def instruction(self, text: str) -> None:
         """Publish the active instruction."""
