@@ -49,7 +49,6 @@ COMING: Mapping[str, tuple[Any, ...]] = {
     "deadman_timeout": (),
     "output": ("twist",),
     "ee_frame": (),
-    "gripper.backend": ("none",),
     "on_instruction_change": ("restart",),
 }
 
