@@ -19,6 +19,8 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
+from openvla_ros.errors import OpenVLAError
+
 # change_state while it loads, ~/predict_once while it waits, the stream, the images, all the rest.
 EXECUTOR_THREADS = 5
 POLL_S = 0.1  # a signal is noticed after at most so long
@@ -29,7 +31,9 @@ SWITCH_INTERVAL_S = 0.001
 EXIT_HUNG = 3
 
 
-def run(make_node: Callable[[], Any], args: list[str] | None) -> int:
+def run(
+    make_node: Callable[[], Any], args: list[str] | None, program: str = "openvla_node"
+) -> int:
     """Spin the node until a signal or until it gives up; return the exit code.
 
     0 after SIGINT or SIGTERM, 1 for unusable parameters, 3 when the policy hangs.
@@ -41,8 +45,8 @@ def run(make_node: Callable[[], Any], args: list[str] | None) -> int:
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = make_node()
-    except ParameterException as error:
-        print(f"openvla_node: {error}", file=sys.stderr)
+    except (ParameterException, OpenVLAError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
     executor = MultiThreadedExecutor(num_threads=EXECUTOR_THREADS)
