@@ -28,6 +28,7 @@ from openvla_ros.errors import ConfigurationError, OpenVLAError
 from openvla_ros.messages import check_instruction
 from openvla_ros.mock_policy import MockPolicy
 from openvla_ros.ros.frames import Clocks, Tick
+from openvla_ros.ros.gripper_connection import GripperConnection
 from openvla_ros.ros.guards import (
     guarded_callback,
     guarded_transition,
@@ -101,6 +102,8 @@ class OpenVLANode(LifecycleNodeMixin, Node):
     def _attach(self) -> None:
         """Add what works beside the node: everything here sees it through the session."""
         OperatorServices(self, lambda: self._session, self._slow_services)
+        self._gripper = GripperConnection(self, self._steady_s)
+        self._out.gripper_listeners.append(lambda command: self._gripper.command(command.opening))
 
     def _create_timers(self) -> None:
         # Steady: a bag that stops playing stops ROS time, and must not stop the zeros.
@@ -121,6 +124,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         self._rest(Verdict(State.LOADING, Reason.OK, "loading the policy."))
         try:
             self._config = read_config(self)
+            self._gripper.connect(self._config.gripper)
             self._session, warning = open_session(
                 self._config,
                 load=self._load,
@@ -211,6 +215,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
 
     def _free(self) -> bool:
         """Drop the policy; return False when it is still computing."""
+        self._gripper.close()
         if self._session is not None:
             if not self._session.close():
                 return False
