@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS; run `make setup`")
 import rclpy
+from node_cell import MOVING, Cell
+from openvla_ros.msg import VLAStatus
 from rclpy.action import ActionServer, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.context import Context
@@ -205,3 +207,58 @@ def test_an_interbotix_gripper_gets_pwm_on_its_topic(room: Room) -> None:
     room.until(lambda: len(room.heard) == 1, lambda: room.connection.command(CLOSED))
     room.until(lambda: len(room.heard) == 3, lambda: room.connection.command(OPEN))
     assert room.heard == [("gripper", -250.0), ("gripper", 250.0), ("gripper", 0.0)]
+
+
+# In the node --------------------------------------------------------------------------------------
+
+
+def test_a_node_without_the_package_of_its_gripper_is_not_configured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "franka_msgs.action", None)
+    with Cell(**{"gripper.backend": "franka"}) as cell:
+        assert not cell.change("configure")
+        status = cell.wait_status(VLAStatus.UNCONFIGURED, VLAStatus.BAD_PARAMETER)
+        assert "franka_msgs" in status.detail and "install" in status.detail
+
+
+class Recording:
+    """A backend that writes down what the node wants."""
+
+    def __init__(self) -> None:
+        self.wanted: list[float] = []
+        self.is_closed = False
+
+    def command(self, opening: float) -> None:
+        self.wanted.append(opening)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_the_node_moves_the_fingers_only_while_the_arm_may_move() -> None:
+    opening_action = [0.001, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    dry = {"mock_action": opening_action, "gripper.sticky_steps": 1, "base_frame": "base_link"}
+    with Cell(**dry) as cell:
+        backend = Recording()
+        cell.start()
+        cell.node._gripper.backend = backend
+        cell.answer()
+        assert backend.wanted == [], "a dry run moves no finger"
+        assert cell.enable_motion(True).success
+        cell.wait(lambda: cell.answer() and backend.wanted, "a command")
+        assert backend.wanted[0] == 1.0
+        assert cell.trigger("stop").success
+        count = len(backend.wanted)
+        cell.wait_zero()
+        assert len(backend.wanted) == count, "stopped, and still commanding the fingers"
+        assert cell.change("deactivate") and cell.change("cleanup")
+        assert backend.is_closed
+
+
+def test_a_moving_node_publishes_its_own_topic_with_every_backend() -> None:
+    with Cell(mock_action=[0.001, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], **MOVING) as cell:
+        cell.start()
+        cell.node._gripper.backend = backend = Recording()
+        cell.wait(lambda: cell.answer() and cell.grippers, "~/gripper_cmd")
+        assert backend.wanted[0] == cell.grippers[0].opening == 0.0
