@@ -183,6 +183,16 @@ class OpenVLAPolicy:
             )
         return self.predict_action(observation.images[PRIMARY], observation.instruction)
 
+    def view(self, image: np.ndarray) -> np.ndarray:
+        """Return the (H, W, 3) uint8 RGB image as the network gets it: (h, w, 3) uint8 RGB.
+
+        After rotation, JPEG, crop and resize; before normalisation.
+
+        Raises:
+            ImageError: Not an RGB image of 8 bits.
+        """
+        return self.processor.image_processor.view(image)
+
     def predict_action(
         self,
         image: np.ndarray | Image.Image,
