@@ -278,6 +278,7 @@ class FakePublisher:
 
 class InterbotixCell:
     def __init__(self, **config: Any) -> None:
+        config = {"pwm": 250, **config}
         self.log = Log()
         self.now_s = 0.0
         self.publisher = FakePublisher()
@@ -295,7 +296,7 @@ class InterbotixCell:
 
 
 def test_interbotix_opens_for_a_second_and_holds_when_closed() -> None:
-    cell = InterbotixCell(pwm=250)
+    cell = InterbotixCell()
     cell.gripper.command(OPEN)
     cell.pass_time(PWM_RELEASE_S - 0.1)
     assert cell.publisher.sent == [("gripper", 250.0)]
@@ -305,6 +306,15 @@ def test_interbotix_opens_for_a_second_and_holds_when_closed() -> None:
     cell.gripper.command(CLOSED)
     cell.pass_time(60.0)
     assert cell.publisher.sent[2:] == [("gripper", -250.0)]
+
+
+def test_interbotix_in_linear_position_mode_gets_the_gap_and_nothing_else() -> None:
+    """A PWM number would be taken for metres."""
+    cell = InterbotixCell(pwm=0, open_position=0.074, closed_position=0.03)
+    for opening in (OPEN, CLOSED, OPEN):
+        cell.gripper.command(opening)
+        cell.pass_time(5.0)
+    assert [cmd for _, cmd in cell.publisher.sent] == pytest.approx([0.074, 0.03, 0.074])
 
 
 def test_interbotix_that_closes_while_opening_does_not_let_go_a_moment_later() -> None:

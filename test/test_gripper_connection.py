@@ -203,7 +203,7 @@ def test_an_interbotix_gripper_gets_pwm_on_its_topic(room: Room) -> None:
         10,
         callback_group=room.group,
     )
-    room.connection.connect(GripperConfig(backend="interbotix", name=topic))
+    room.connection.connect(GripperConfig(backend="interbotix", name=topic, pwm=250))
     room.until(lambda: len(room.heard) == 1, lambda: room.connection.command(CLOSED))
     room.until(lambda: len(room.heard) == 3, lambda: room.connection.command(OPEN))
     assert room.heard == [("gripper", -250.0), ("gripper", 250.0), ("gripper", 0.0)]

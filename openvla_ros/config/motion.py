@@ -331,8 +331,9 @@ class GripperConfig:
     )
     pwm: int = fixed_field(
         "gripper.pwm",
-        250,
-        "motor command that opens, and negated closes (backend interbotix)",
-        minimum=1,
+        0,
+        "backend interbotix: motor command that opens, and negated closes; 0 = the motor is in "
+        "linear position mode and gets the gap",
+        minimum=0,
         maximum=885,
     )

@@ -222,12 +222,14 @@ class FrankaGripper(ActionGripper):
 
 
 class InterbotixGripper(GripperBackend):
-    """Gripper motor of an Interbotix arm in PWM mode: positive opens, negative closes and holds.
+    """Gripper motor of an Interbotix arm: the gap in linear position mode, or PWM.
 
-    Opening ends after `PWM_RELEASE_S`, so that the motor does not push against its stop for ever.
-    Closing goes on: what is between the fingers is held by it.
+    With `gripper.pwm` positive opens, and ends after `PWM_RELEASE_S`, so that the motor does not
+    push against its stop for ever; negative closes and goes on: it holds what is between the
+    fingers. A motor in linear position mode that gets a PWM number would take it for metres.
 
-    Source: interbotix_ros_toolboxes @ humble, xs_robot/gripper.py (signs, 250, one second).
+    Source: interbotix_ros_toolboxes @ humble, xs_hardware_interface.cpp (the gap is twice the
+    finger's position) and xs_robot/gripper.py (signs of PWM, one second).
     """
 
     def __init__(
@@ -266,29 +268,35 @@ class InterbotixGripper(GripperBackend):
         return "" if is_heard else f"nobody listens to {self._publisher.topic_name}"
 
     def _send(self, is_open: bool, order: int) -> None:
-        self._publish(self._config.pwm if is_open else -self._config.pwm)
-        self._release_ends_s = self._clock() + PWM_RELEASE_S if is_open else None
+        pwm = self._config.pwm
+        if pwm:
+            self._publish(pwm if is_open else -pwm)
+            self._release_ends_s = self._clock() + PWM_RELEASE_S if is_open else None
+        else:
+            self._publish(_wanted_gap_m(self._config, is_open))
         self._succeeded()
 
     def _end_release(self) -> None:
         self._release_ends_s = None
         self._publish(0)
 
-    def _publish(self, pwm: int) -> None:
+    def _publish(self, command: float) -> None:
         joint = self._config.joint or "gripper"
-        self._publisher.publish(self._message_type(name=joint, cmd=float(pwm)))
+        self._publisher.publish(self._message_type(name=joint, cmd=float(command)))
 
 
 # Goals: which message says what, and nothing is decided ------------------------------------------
 
 
+def _wanted_gap_m(config: GripperConfig, is_open: bool) -> float:
+    opening = 1.0 if is_open else 0.0
+    return gap_m(opening, open_m=config.open_position, closed_m=config.closed_position)
+
+
 def command_goal(config: GripperConfig, is_open: bool) -> GripperGoal:
     """Return the goal of a ros2_control gripper controller."""
-    width = gap_m(
-        1.0 if is_open else 0.0, open_m=config.open_position, closed_m=config.closed_position
-    )
     return gripper_command_goal(
-        width,
+        _wanted_gap_m(config, is_open),
         is_closing=not is_open,
         max_effort_n=config.max_effort,
         takes_half_width=config.half_width,
