@@ -75,11 +75,12 @@ class MotionStage:
         self._filter = SafetyFilter(_safety_settings(motion))
         self._target = TargetPose(Leash(motion.leash_position, motion.leash_rotation))
         self._twist = np.zeros(6)
+        self._is_steered = False
         self._gripper = GripperLogic(gripper.threshold, gripper.hysteresis, gripper.sticky_steps)
 
     @property
     def is_moving(self) -> bool:
-        """True while some displacement is left to execute, or the last twist was not zero."""
+        """True while some displacement is left to execute or to make good, or the arm brakes."""
         return self._streamer.is_moving or self._filter.is_moving
 
     @property
@@ -152,6 +153,7 @@ class MotionStage:
         assert plan.refusal is Drop.NONE and plan.steps is not None
         assert self.spec.action_hz is not None
         self._streamer.accept(plan.steps, 1.0 / self.spec.action_hz, now_s)
+        self._is_steered = False
         self._filter.resume()
         self._filter.count(Intervention.STEP_CLIP, plan.clipped_steps)
         self._filter.count(Intervention.DEAD_BAND, plan.ignored_steps)
@@ -175,7 +177,7 @@ class MotionStage:
         wanted = self._streamer.sample(now_s)
         self._filter.count(Intervention.SPEED, self._streamer.slowed_steps)
         self._streamer.slowed_steps = 0
-        self._twist = self._filter.apply(wanted, now_s, ee_pose)
+        self._twist = self._filter.apply(wanted, now_s, ee_pose, is_steered=self._is_steered)
         return self._twist
 
     def follow(
@@ -184,7 +186,8 @@ class MotionStage:
         """Return the (6,) twist to publish now for one that a person steers (teleoperation).
 
         It takes the place of `sample` in its tick and passes the same limits: speed, acceleration,
-        workspace. What is left of an action is dropped. Afterwards `sample` brakes to zero.
+        workspace. What is left of an action is dropped. Afterwards `sample` brakes to zero, until the
+        next `execute`.
 
         Args:
             twist: (6,) m/s and rad/s, base axes.
@@ -192,6 +195,7 @@ class MotionStage:
             ee_pose: Where the end effector is; without it the arm stops if there is a workspace.
         """
         self._streamer.stop()
+        self._is_steered = True
         if not (self._motion.has_workspace and pose_problem(ee_pose)):
             self._filter.resume()
         self._twist = self._filter.apply(twist, now_s, ee_pose, is_steered=True)
@@ -232,6 +236,7 @@ class MotionStage:
     def reset(self) -> None:
         """Stop, count from zero, and forget the gripper and the target pose."""
         self._streamer.stop()
+        self._is_steered = False
         self._filter.reset()
         self._target.reset()
         self._gripper.reset()

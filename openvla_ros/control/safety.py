@@ -106,8 +106,8 @@ class SafetyFilter:
 
     @property
     def is_moving(self) -> bool:
-        """True when the last twist was not zero."""
-        return bool(self._slew.twist.any())
+        """True when the last twist was not zero, or some displacement is owed."""
+        return bool(self._slew.twist.any() or self._slew.owed.any())
 
     def count(self, reason: Intervention, times: int = 1) -> None:
         """Book interventions of an earlier stage."""

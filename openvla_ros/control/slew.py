@@ -94,13 +94,12 @@ class SlewLimiter:
     ) -> tuple[np.ndarray, bool]:
         """Return what `follow` returns, for a velocity that somebody steers by eye.
 
-        Nothing is made good: what is owed is only the way that braking takes, so that the arm rests
-        where braking ends, and does not come back from there.
+        Nothing is owed: the arm rests where braking ends, and does not come back from there.
         """
         elapsed_s = self._elapsed_s(now_s)
         aim = wanted if blocked is None else np.where(blocked, 0.0, wanted)
         is_limited = self._approach(aim, elapsed_s)
-        self._wanted, self.owed = self.twist, self._braking_way()
+        self._wanted, self.owed = self.twist, np.zeros(6)
         return self.twist, is_limited
 
     def override(self, twist: np.ndarray) -> None:
@@ -120,14 +119,6 @@ class SlewLimiter:
         is_limited = needed_s > allowed_s * (1.0 + 1e-9)
         self.twist = self.twist + change * (allowed_s / needed_s) if is_limited else aim
         return is_limited
-
-    def _braking_way(self) -> np.ndarray:
-        """(6,) displacement from now until zero, when every tick takes a·T from the speed."""
-        speed = self.acceleration.ramp_time_s(self.twist) / self.tick_s  # in units of a·T
-        if speed == 0.0:
-            return np.zeros(6)
-        ticks = math.floor(speed)
-        return self.twist * (self.tick_s * (ticks - ticks * (ticks + 1) / 2.0 / speed))
 
     def _aim(self, left: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """The fastest twist from which the arm can stop within the displacement `left`.
