@@ -12,7 +12,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import Clock
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from openvla_ros.config import NodeConfig
@@ -36,7 +36,6 @@ class Diagnostics:
         verdict: Callable[[], Verdict],
         config: Callable[[], NodeConfig],
         steady_s: Callable[[], float],
-        timer_clock: Clock,
     ) -> None:
         """Publish from now on, whatever lifecycle state the node is in.
 
@@ -46,7 +45,6 @@ class Diagnostics:
             verdict: Returns what the node does now.
             config: Returns its parameters.
             steady_s: Steady seconds.
-            timer_clock: The clock that drives the publisher; steady.
         """
         self._node = node
         self._session = session
@@ -56,7 +54,10 @@ class Diagnostics:
         self._active_since_s: float | None = None
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 1)
         node.create_timer(
-            PERIOD_S, self._publish, MutuallyExclusiveCallbackGroup(), clock=timer_clock
+            PERIOD_S,
+            self._publish,
+            MutuallyExclusiveCallbackGroup(),
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
 
     def _publish(self) -> None:

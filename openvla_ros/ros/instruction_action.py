@@ -15,7 +15,7 @@ from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import Clock
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from openvla_ros.action import ExecuteInstruction
@@ -36,9 +36,7 @@ MIN_DURATION_S, MAX_DURATION_S = 0.1, 3600.0
 SUCCESSES = (Result.MAX_STEPS, Result.MAX_DURATION)
 
 #: A person has taken the arm: the goal ends at once, and none begins.
-TAKEN = frozenset(
-    Reason[name] for name in ("OPERATOR", "DEADMAN", "TELEOPERATION") if name in Reason.__members__
-)
+TAKEN = (Reason.OPERATOR, Reason.DEADMAN, Reason.TELEOPERATION)
 
 
 @dataclass
@@ -103,7 +101,6 @@ class InstructionAction:
         follow: Callable[[str], None],
         followed: Callable[[], str],
         steady_s: Callable[[], float],
-        timer_clock: Clock,
     ) -> None:
         """Offer the action.
 
@@ -113,7 +110,6 @@ class InstructionAction:
             follow: Sets the node's instruction; "" stops the arm.
             followed: Returns the node's instruction.
             steady_s: Steady seconds.
-            timer_clock: The clock that drives the watch; steady.
         """
         self._node = node
         self._session = session
@@ -129,14 +125,17 @@ class InstructionAction:
             node,
             ExecuteInstruction,
             "~/run_instruction",
-            None,
+            _never,
             callback_group=group,
             goal_callback=self._judge,
             handle_accepted_callback=self._begin,
             cancel_callback=self._cancel,
         )
         self._timer = node.create_timer(
-            WATCH_PERIOD_S, guarded_callback(node, self._watch), group, clock=timer_clock
+            WATCH_PERIOD_S,
+            guarded_callback(node, self._watch),
+            group,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
         self._timer.cancel()  # runs only while there is a goal
 
@@ -288,6 +287,10 @@ class InstructionAction:
         log = self._node.get_logger()
         text = f"~/run_instruction ends after {run.steps} steps: {detail}"
         (log.info if run.result.success or reason == Result.CANCELED else log.warning)(text)
+
+
+def _never(handle: Any) -> Result:
+    raise AssertionError("rclpy runs a goal although `_ActionServer` does not let it")
 
 
 def _feedback(

@@ -29,6 +29,7 @@ class InferenceWorker(Generic[Job]):
         *,
         min_interval_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        name: str = "inference",
     ) -> None:
         """Start the thread.
 
@@ -37,6 +38,7 @@ class InferenceWorker(Generic[Job]):
                 goes on with the next job.
             min_interval_s: See the class.
             clock: Steady time in seconds.
+            name: Of the thread, for who reads stacks.
         """
         self.min_interval_s = min_interval_s
         self._handle = handle
@@ -48,7 +50,7 @@ class InferenceWorker(Generic[Job]):
         self._due_s = -float("inf")  # when the next job would begin at exactly the average rate
         self._is_closed = False
         # A daemon, because a policy that hangs in a driver call must not keep the process alive.
-        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     @property
