@@ -199,8 +199,11 @@ class ActionToTwistNode(Node):
         if verdict != self._reported:
             self._reported = verdict
             text = f"{verdict.state.name} {verdict.reason.name} {verdict.detail}".rstrip()
-            is_calm = verdict.reason is Reason.OK or verdict.state is State.IDLE
-            (self.get_logger().info if is_calm else self.get_logger().warning)(text)
+            # Two calls in two places: rclpy remembers the level of a place.
+            if verdict.reason is Reason.OK or verdict.state is State.IDLE:
+                self.get_logger().info(text)
+            else:
+                self.get_logger().warning(text)
 
     # The process --------------------------------------------------------------------------------
 
