@@ -186,8 +186,8 @@ class MotionStage:
         """Return the (6,) twist to publish now for one that a person steers (teleoperation).
 
         It takes the place of `sample` in its tick and passes the same limits: speed, acceleration,
-        workspace. What is left of an action is dropped. Afterwards `sample` brakes to zero, until the
-        next `execute`.
+        workspace. What is left of an action is dropped. Afterwards `sample` brakes to zero, and the
+        next `execute` starts an action again.
 
         Args:
             twist: (6,) m/s and rad/s, base axes.
