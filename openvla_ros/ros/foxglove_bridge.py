@@ -56,10 +56,10 @@ class FoxgloveBridge(Node):
         super().__init__(NODE_NAME, **node_arguments)
         self.bridged: dict[str, Bridged] = {}
         self._unknown: set[str] = set()
-        self._context = foxglove.Context()
+        self._foxglove = foxglove.Context()
         try:
             self._server = foxglove.start_server(
-                name="openvla_ros", host=host, port=port, context=self._context
+                name="openvla_ros", host=host, port=port, context=self._foxglove
             )
         except RuntimeError as error:
             self.destroy_node()
@@ -100,7 +100,7 @@ class FoxgloveBridge(Node):
             topic,
             message_encoding="cdr",
             schema=foxglove.Schema(name=type_name, encoding="ros2msg", data=text.encode()),
-            context=self._context,
+            context=self._foxglove,
         )
         self.bridged[topic] = Bridged(topic, message_class, channel)
 
