@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from openvla_ros.config import NodeConfig
 from openvla_ros.config.policy import InputConfig, TimingConfig
 from openvla_ros.control.states import Drop, Reason, State
 from openvla_ros.control.supervisor import FRESH_FRAMES, NON_FINITE_FAULT, Supervisor
@@ -16,8 +17,8 @@ class Scene:
     """A supervisor, a camera and a hand on the clock."""
 
     def __init__(self, instruction: str = "pick") -> None:
-        self.supervisor = Supervisor(INPUTS, TIMING)
-        self.supervisor.instruction = instruction
+        self.supervisor = Supervisor(NodeConfig(inputs=INPUTS, timing=TIMING))
+        self.supervisor.instruct(instruction)
         self.now_s = 100.0
         self.stamp_ns = 1_000
 
@@ -111,7 +112,7 @@ def test_a_jump_of_ros_time_holds_until_three_fresh_frames() -> None:
     scene.supervisor.clock_jumped()
     assert scene.judged() == (State.HOLD, Reason.CLOCK_JUMP)
     for _ in range(FRESH_FRAMES):
-        scene.image(stamp_ns=scene.stamp_ns)
+        scene.image()
     assert scene.judged() == RUNNING
 
 

@@ -21,7 +21,13 @@ from openvla_ros.errors import ImageError
 from openvla_ros.messages import stamp_ns
 from openvla_ros.ros.decoding import Decoder
 from openvla_ros.ros.frames import Answer, Frame, Reply, age_s
-from openvla_ros.ros.inference import Measured, Predictor, is_out_of_memory
+from openvla_ros.ros.inference import (
+    Measured,
+    Predictor,
+    gpu_memory_bytes,
+    is_out_of_memory,
+    memory_hint,
+)
 from openvla_ros.ros.shared_state import SharedState
 from openvla_ros.ros.worker import InferenceWorker
 from openvla_ros.types import Policy
@@ -40,12 +46,23 @@ class Answering:
         decode: Decoder,
         on_answer: Callable[[Answer], None],
         ee_pose: Callable[[], EndEffectorPose | None],
+        judge: Callable[[], Verdict],
     ) -> None:
-        """Start the thread; see `Session` for the arguments."""
+        """Start the thread.
+
+        Args:
+            policy: Loaded and self-tested.
+            shared: What the stream sees too.
+            decode: Message → (H, W, 3) uint8 RGB.
+            on_answer: Publishes an answer; called in this thread, under the lock.
+            ee_pose: Where the end effector is; None when that is not known.
+            judge: Whether an answer of this moment may move the arm; called under the lock.
+        """
         config, clocks = shared.config, shared.clocks
         self._shared = shared
         self._on_answer = on_answer
         self._ee_pose = ee_pose
+        self._judge = judge
         self._newest: Frame | None = None
         self._predictor = Predictor(
             policy, decode, config.inputs.image_roi, clocks.steady_s, shared.log
@@ -159,7 +176,7 @@ class Answering:
     def _policy_failed(self, frame: Frame, error: Exception) -> None:
         shared = self._shared
         if is_out_of_memory(error):
-            reason, hint = Reason.GPU_OOM, " (a smaller `quantization` needs less memory)"
+            reason, hint = Reason.GPU_OOM, f" ({memory_hint(*gpu_memory_bytes())})"
         else:
             reason, hint = Reason.MODEL_ERROR, ""
         shared.log.error(f"the policy failed:\n{traceback.format_exc()}")
@@ -231,7 +248,9 @@ class Answering:
         shared.supervisor.answered(refusal, detail)
         if refusal is not Drop.NONE:
             return refusal
-        verdict: Verdict = shared.supervisor.assess(shared.clocks.steady_s(), None)
+        verdict = self._judge()
+        if verdict.reason is Reason.MOTION_UNKNOWN:
+            return Drop.MOTION_UNKNOWN
         if not verdict.may_move:
             return Drop.FAULT if verdict.state is State.FAULT else Drop.HOLD
         if not shared.config.motion.motion_enabled:

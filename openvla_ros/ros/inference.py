@@ -93,6 +93,18 @@ def gpu_memory_bytes() -> tuple[int, int]:
     return total - free, total
 
 
+def memory_hint(used: int, total: int) -> str:
+    """Return what to do about too little memory, with the numbers in bytes; total 0 = no GPU."""
+    hint = "a smaller `quantization` needs less memory"
+    if not total:
+        return hint
+    gib = 2.0**30
+    return (
+        f"{used / gib:.1f} of {total / gib:.1f} GiB of the GPU are used, "
+        f"{(total - used) / gib:.1f} GiB are free; {hint}"
+    )
+
+
 def _cuda_in_use() -> Any | None:
     """Return torch.cuda when this process occupies a GPU already; asking must not occupy one."""
     # While another thread imports torch, the module is there and still lacks its parts.

@@ -76,13 +76,12 @@ class Inputs:
 
     def set_instruction(self, text: str) -> None:
         """Follow a checked instruction."""
-        if text == self.instruction:
-            return
-        self.instruction = text
         session = self._session()
         if session is not None:
             session.set_instruction(text)
-        self._announce(text)
+        if text != self.instruction:
+            self.instruction = text
+            self._announce(text)
 
     def _on_image(self, message: Any) -> None:
         session = self._session()
@@ -93,7 +92,12 @@ class Inputs:
         try:
             self.set_instruction(check_instruction(message.data))
         except InstructionError as error:
-            self._node.get_logger().warning(f"{error} '{self.instruction}' stays active.")
+            # Whoever sent it wanted something else than the arm is doing.
+            self._node.get_logger().error(f"{error} No instruction is active now.")
+            self.set_instruction("")
+            session = self._session()
+            if session is not None:
+                session.refuse_instruction(f"{error} Send another instruction.")
 
     def _on_clock_jump(self, _: Any) -> None:
         session = self._session()

@@ -27,7 +27,9 @@ from openvla_ros.control.supervisor import Verdict
 from openvla_ros.errors import ConfigurationError, OpenVLAError
 from openvla_ros.messages import check_instruction
 from openvla_ros.mock_policy import MockPolicy
-from openvla_ros.ros.frames import Clocks, Tick
+from openvla_ros.ros.controller_watch import ControllerWatch
+from openvla_ros.ros.ee_pose import EndEffector
+from openvla_ros.ros.frames import Clocks
 from openvla_ros.ros.gripper_connection import GripperConnection
 from openvla_ros.ros.guards import (
     guarded_callback,
@@ -37,6 +39,7 @@ from openvla_ros.ros.guards import (
 from openvla_ros.ros.inference import empty_gpu_cache, is_out_of_memory
 from openvla_ros.ros.inputs import Inputs
 from openvla_ros.ros.opening import open_session
+from openvla_ros.ros.operator_inputs import OperatorInputs
 from openvla_ros.ros.parameters import changed_config, declare_parameters, read_config
 from openvla_ros.ros.policies import load_policy
 from openvla_ros.ros.process import run
@@ -85,12 +88,13 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         self._session: Session | None = None
         self._stopping = threading.Lock()
         self._config = NodeConfig()
+        self._ready = Verdict(State.READY)
         self._resting = Verdict(State.UNCONFIGURED)  # what the status says while inactive
         declare_parameters(self)
         self._out = Publishers(self, lambda: self._config)
         self._inputs = Inputs(self, lambda: self._session, self._announce)
-        self._attach()
         self._create_timers()
+        self._attach()
         try:
             self._inputs.instruction = check_instruction(self.get_parameter("instruction").value)
             self._config = read_config(self)
@@ -102,6 +106,11 @@ class OpenVLANode(LifecycleNodeMixin, Node):
     def _attach(self) -> None:
         """Add what works beside the node: everything here sees it through the session."""
         OperatorServices(self, lambda: self._session, self._slow_services)
+        OperatorInputs(self, lambda: self._session)
+        self.ee_pose = EndEffector(self, self._steady_s)
+        self._controller = ControllerWatch(
+            self, lambda: self._session, lambda: self._config, self._timer_clock
+        )
         self._gripper = GripperConnection(self, self._steady_s)
         self._out.gripper_listeners.append(lambda command: self._gripper.command(command.opening))
 
@@ -125,12 +134,15 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         try:
             self._config = read_config(self)
             self._gripper.connect(self._config.gripper)
+            self.ee_pose.use(self._config)
             self._session, warning = open_session(
                 self._config,
                 load=self._load,
                 clocks=Clocks(lambda: self.get_clock().now().nanoseconds, self._steady_s),
                 on_answer=self._out.answer,
                 log=self.get_logger(),
+                ee_pose=self.ee_pose,
+                look_at_controller=self._controller.look,
             )
         except Exception as error:
             if not isinstance(error, OpenVLAError):
@@ -139,7 +151,9 @@ class OpenVLANode(LifecycleNodeMixin, Node):
             self._rest(Verdict(State.UNCONFIGURED, _reason_of(error), str(error) or repr(error)))
             return FAILURE
         self._inputs.subscribe(self._config)
-        self._rest(Verdict(State.READY, Reason.OK, warning))
+        self._out.use_output(self._config.operation.output)
+        self._ready = Verdict(State.READY, Reason.OK, warning)
+        self._rest(self._ready)
         return super().on_configure(state)
 
     @guarded_transition
@@ -149,9 +163,14 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         if session is None or session.is_closed:
             self.get_logger().error("the policy is being freed: clean up again, then configure.")
             return FAILURE
+        obstacle = self._controller.obstacle()
+        if obstacle is not None:
+            self._rest(obstacle)
+            return FAILURE
         result = super().on_activate(state)
         if result is not SUCCESS:
             return result
+        self._resting = self._ready
         session.begin()
         session.set_instruction(self._inputs.instruction)
         self._stream_timer = self.create_timer(
@@ -167,7 +186,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
 
     @guarded_transition
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop: the last thing on the wire is a zero twist."""
+        """Stop: the last thing on the wire is a zero twist, or a pose where the arm is."""
         self.stop_streaming()
         if self._session is not None and not self._session.wait_until_idle():
             self.get_logger().warning("the policy is still busy; its answer will be dropped.")
@@ -201,17 +220,20 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         return SUCCESS
 
     def stop_streaming(self) -> None:
-        """End motion; the last twist that has left is zero. Does nothing when inactive."""
+        """End motion: the last twist is zero, or the last pose is where the arm is.
+
+        Does nothing when inactive.
+        """
         with self._stopping:  # who comes second waits until the zeros of the first are out
             session = self._session
             if session is None or not session.is_active:
                 return
             self.destroy_timer(self._stream_timer)
-            session.end()
+            last = session.end()
             for _ in range(LAST_ZEROS):
-                self._out.tick(Tick.zero())
+                self._out.tick(last)
                 time.sleep(1.0 / self._config.motion.stream_rate)
-            self._out.wait_for_last_twist()
+            self._out.wait_for_last_command()
 
     def _free(self) -> bool:
         """Drop the policy; return False when it is still computing."""

@@ -8,7 +8,6 @@ from typing import Any
 from openvla_ros.config import NodeConfig
 from openvla_ros.config.policy import ModelConfig
 from openvla_ros.ros.decoding import choose_decoder
-from openvla_ros.ros.frames import Answer, Clocks
 from openvla_ros.ros.policies import latency_warning, measure_latency_s
 from openvla_ros.ros.session import Session
 from openvla_ros.types import Policy
@@ -18,11 +17,16 @@ def open_session(
     config: NodeConfig,
     *,
     load: Callable[[ModelConfig], Policy],
-    clocks: Clocks,
-    on_answer: Callable[[Answer], None],
     log: Any,
+    **session_arguments: Any,
 ) -> tuple[Session, str]:
     """Return a session, and a warning about what this machine is too slow for, or "".
+
+    Args:
+        config: Checked parameters.
+        load: Model parameters → policy.
+        log: A logger.
+        **session_arguments: For `Session`.
 
     Raises:
         OpenVLAError: The policy cannot be loaded, fails its self-test, or does not suit the robot.
@@ -39,5 +43,5 @@ def open_session(
         log.warning(warning)
     decode, why = choose_decoder(config.inputs.image_transport)
     log.info(f"images are decoded by {why}")
-    session = Session(policy, config, decode=decode, clocks=clocks, on_answer=on_answer, log=log)
+    session = Session(policy, config, decode=decode, log=log, **session_arguments)
     return session, warning

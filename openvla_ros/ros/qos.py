@@ -8,6 +8,12 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 #: Camera: matches every publisher, and an old frame is worth nothing.
 IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
+#: End-effector pose and teleoperation: matches every publisher, and only the newest counts.
+NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+#: Dead-man switch: no lost message may look like a released switch.
+ENABLE = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+
 #: Instruction: volatile, because a latched subscriber would not hear `ros2 topic pub`.
 INSTRUCTION = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 
@@ -25,6 +31,9 @@ TWIST = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     lifespan=Duration(nanoseconds=100_000_000),
 )
+
+#: Target pose: the newest counts, and it holds until the next: no lifespan.
+POSE = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 
 #: Gripper: the newest command counts.
 GRIPPER = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)

@@ -9,19 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from openvla_ros.config import NodeConfig
 from openvla_ros.control.motion import MotionStage, complete_spec
-from openvla_ros.control.pose import EndEffectorPose
+from openvla_ros.control.pose import EndEffectorPose, pose_problem
+from openvla_ros.control.safety import SafetyReport
 from openvla_ros.control.states import Reason, State
 from openvla_ros.control.supervisor import Supervisor, Verdict
 from openvla_ros.ros.answering import Answering
 from openvla_ros.ros.decoding import Decoder
-from openvla_ros.ros.frames import Answer, Clocks, Tick
+from openvla_ros.ros.frames import Answer, Clocks, PoseSource, Tick, UnknownPose, age_s
 from openvla_ros.ros.ledger import Ledger
 from openvla_ros.ros.shared_state import SharedState
+from openvla_ros.ros.streaming import Streaming
 from openvla_ros.types import Policy
-
-GRIPPER_REPEAT_S = 1.0
 
 
 class Session:
@@ -36,7 +38,8 @@ class Session:
         clocks: Clocks,
         on_answer: Callable[[Answer], None],
         log: Any,
-        ee_pose: Callable[[], EndEffectorPose | None] = lambda: None,
+        ee_pose: PoseSource | None = None,
+        look_at_controller: Callable[[], tuple[str, str]] = lambda: ("", ""),
     ) -> None:
         """Start the policy's thread; nothing is answered before `begin`.
 
@@ -47,22 +50,23 @@ class Session:
             clocks: Time, from outside.
             on_answer: Publishes an answer; called in the policy's thread.
             log: A logger with `error` and `warning`.
-            ee_pose: Where the end effector is, and how old that is; None when it is unknown.
+            ee_pose: Where the end effector is; None = that stays unknown.
+            look_at_controller: Returns why nobody follows the command, and who else gives one, in
+                words; "" when all is well.
 
         Raises:
             ConfigurationError: The robot expects other actions than the policy gives.
         """
         self.policy = policy
-        self._ee_pose = ee_pose
-        self._was_moving = False
-        self._gripper_sent: tuple[float, float] | None = None  # opening, steady seconds
+        self._ee_pose = ee_pose or UnknownPose()
+        self._look_at_controller = look_at_controller
         spec = complete_spec(
             policy.action_spec, config.action.overrides(), config.profile.expected()
         )
         self._shared = SharedState(
             config,
             clocks,
-            Supervisor(config.inputs, config.timing),
+            Supervisor(config),
             MotionStage(spec, config.motion, config.gripper),
             log,
         )
@@ -71,8 +75,10 @@ class Session:
             self._shared,
             decode=decode,
             on_answer=on_answer,
-            ee_pose=lambda: self._ee_pose(),
+            ee_pose=self._ee_pose.read,
+            judge=lambda: self._judge(self._ee_pose.read(), None),
         )
+        self._streaming = Streaming(self._shared)
         self.image = self._answering.image
         self.image_age_s = self._answering.image_age_s
         self.predict_once = self._answering.predict_once
@@ -88,18 +94,24 @@ class Session:
             shared.supervisor.reset()
             shared.supervisor.release()
             shared.stage.reset()
+            self._streaming.reset()
             self._answering.forget_image()
-            self._gripper_sent = None
             shared.is_active = True
 
-    def end(self) -> None:
-        """Deactivate: when this returns, no twist and no answer leaves any more."""
+    def end(self) -> Tick:
+        """Deactivate: when this returns, no twist and no answer leaves any more.
+
+        Returns:
+            What must be published last: it stops the arm.
+        """
         shared = self._shared
         with shared.lock:
             shared.is_active = False
             shared.activation += 1  # an answer in flight belongs to the past
+            last = self._streaming.last_tick(self._ee_pose.read(), shared.clocks.steady_s())
             shared.stage.reset()
             self._answering.drop_waiting()
+            return last
 
     def close(self) -> bool:
         """End the thread; return False when the policy is still busy after a while."""
@@ -138,7 +150,7 @@ class Session:
         )
         with shared.lock:
             shared.config = config
-            shared.supervisor.inputs, shared.supervisor.timing = config.inputs, config.timing
+            shared.supervisor.config = config
             self._answering.set_rate(config.timing.policy_rate)
             shared.stage.spec = spec
             shared.stage.configure(config.motion, config.gripper)
@@ -149,11 +161,19 @@ class Session:
         """Follow another instruction; answers to the old one are dropped."""
         shared = self._shared
         with shared.lock:
-            if text == shared.supervisor.instruction:
+            is_same = text == shared.supervisor.instruction
+            shared.supervisor.instruct(text)
+            if is_same:
                 return
-            shared.supervisor.instruction = text
             self._answering.drop_waiting()
-            shared.stage.fade(shared.clocks.steady_s())
+            if shared.config.operation.on_instruction_change == "restart":
+                shared.stage.fade(shared.clocks.steady_s())
+
+    def refuse_instruction(self, why: str) -> None:
+        """The operator wanted something that cannot be used: hold until the next instruction."""
+        with self._shared.lock:
+            self._shared.supervisor.refuse_instruction(why)
+            self._answering.drop_waiting()
 
     def hold(self) -> None:
         """The operator stops the arm: zero from the next tick on."""
@@ -162,18 +182,63 @@ class Session:
             self._shared.stage.stop()
 
     def release(self) -> str:
-        """The operator lets the arm move again; return why it cannot, or ""."""
+        """The operator lets the policy move the arm again; return why it cannot, or ""."""
+        self.check_controller()
         with self._shared.lock:
             self._shared.supervisor.release()
+            self._streaming.teleoperation.forget()
             verdict = self.verdict()
-            return verdict.detail if verdict.state is State.FAULT else ""
+            is_refused = verdict.state is State.FAULT or verdict.reason is Reason.NO_CONTROLLER
+            return verdict.detail if is_refused else ""
 
-    def reset(self) -> None:
-        """Clear a fault, what is known of the camera, and the gripper's memory."""
+    def steer(self, twist: np.ndarray, frame: str, stamp: int) -> str:
+        """Somebody steers the arm from now until `release`; return why it does not follow, or "".
+
+        Args:
+            twist: (6,) m/s and rad/s, axes of `frame`.
+            frame: Must be base_frame.
+            stamp: When it was sent, nanoseconds of ROS time.
+        """
+        shared = self._shared
+        with shared.lock:
+            if not shared.is_active:
+                return "the node is not active."
+            shared.supervisor.steer()
+            if shared.config.operation.output == "none":
+                return "output is 'none': steer the process that streams the twist."
+            return self._streaming.teleoperation.receive(
+                twist,
+                frame,
+                age_s(stamp, shared.clocks.ros_ns()),
+                shared.clocks.steady_s(),
+                shared.config.motion.base_frame,
+            )
+
+    def switch_deadman(self, is_pressed: bool) -> None:
+        """The dead-man switch says that it is held down, or that it is not."""
+        with self._shared.lock:
+            self._shared.supervisor.switch_deadman(is_pressed, self._shared.clocks.steady_s())
+
+    def check_controller(self) -> None:
+        """Look whether somebody follows the command, and nobody else gives one."""
+        is_needed = self._shared.config.motion.motion_enabled
+        missing, rival = self._look_at_controller() if is_needed else ("", "")
+        with self._shared.lock:
+            self._shared.supervisor.controller_checked(missing, rival)
+
+    def reset(self) -> str:
+        """Clear a fault, what is known of the camera, and the gripper's memory.
+
+        Returns:
+            Why there is a fault again, or "".
+        """
         with self._shared.lock:
             self._shared.supervisor.reset()
             self._shared.stage.reset()
-            self._gripper_sent = None
+            self._streaming.forget_gripper()
+            self.check_controller()  # at once: the arm must not move until the next look
+            verdict = self.verdict()
+            return verdict.detail if verdict.state is State.FAULT else ""
 
     def fail(self, reason: Reason, detail: str) -> None:
         """Stop until `reset`: something broke outside the policy."""
@@ -192,60 +257,70 @@ class Session:
         """Why motion cannot be enabled, in words; "" when it can."""
         with self._shared.lock:
             verdict = self.verdict()
-            is_fault = verdict.state is State.FAULT
-            return verdict.detail if is_fault else self._shared.stage.obstacle()
+            if verdict.state is State.FAULT:
+                return verdict.detail
+            obstacle = self._shared.stage.obstacle()
+        if obstacle or not self.is_active:
+            return obstacle
+        missing, rival = self._look_at_controller()
+        return rival or missing
 
     # Output -------------------------------------------------------------------------------------
 
     def verdict(self) -> Verdict:
         """What the node does now, and why."""
-        shared = self._shared
-        with shared.lock:
-            verdict = shared.supervisor.assess(
-                shared.clocks.steady_s(), self._answering.busy_since_s
-            )
-            if verdict.state is not State.RUNNING:
-                return verdict
-            if not shared.config.motion.motion_enabled:
-                return Verdict(State.RUNNING, Reason.OK, "dry run: motion_enabled is false.")
-            obstacle = shared.stage.obstacle()
-            if obstacle:
-                return Verdict(State.HOLD, Reason.MOTION_UNKNOWN, obstacle)
-            lost = shared.stage.pose_obstacle(self._ee_pose())
-            return Verdict(State.HOLD, Reason.TF_UNAVAILABLE, lost) if lost else verdict
+        with self._shared.lock:
+            return self._judge(self._ee_pose.read(), self._answering.busy_since_s)
 
     def tick(self, publish: Callable[[Tick], None]) -> Verdict:
-        """Publish the twist of this moment and return the verdict it rests on.
+        """Publish what belongs to this moment and return the verdict it rests on.
 
         `publish` runs under the lock: no twist can slip out after `end` or `hold` has returned.
         """
-        shared, stage = self._shared, self._shared.stage
+        shared = self._shared
         with shared.lock:
-            now_s = shared.clocks.steady_s()
-            verdict = self.verdict()
+            now_s, pose = shared.clocks.steady_s(), self._ee_pose.read()
+            shared.supervisor.ros_time(shared.clocks.ros_ns(), now_s)
+            verdict = self._judge(pose, self._answering.busy_since_s)
             if not shared.is_active:
                 return verdict
-            may_move = verdict.may_move and shared.config.motion.motion_enabled
-            if self._was_moving and not may_move:
-                if verdict.stops_at_once:
-                    stage.stop()
-                else:
-                    stage.fade(now_s)
-            self._was_moving = may_move
-            twist = stage.sample(now_s, self._ee_pose())
             shared.ledger.commands.mark(now_s)
-            publish(Tick(twist, self._gripper_command(now_s) if may_move else None))
+            publish(self._streaming.tick(verdict, pose, now_s))
             return verdict
 
-    def _gripper_command(self, now_s: float) -> float | None:
-        """The opening to publish now: when it changed, and once a second."""
-        is_open = self._shared.stage.gripper_is_open
-        if is_open is None:
-            return None
-        opening = 1.0 if is_open else 0.0
-        if self._gripper_sent is not None:
-            last, sent_s = self._gripper_sent
-            if opening == last and now_s - sent_s < GRIPPER_REPEAT_S:
-                return None
-        self._gripper_sent = (opening, now_s)
-        return opening
+    def report(self) -> SafetyReport:
+        """What limits and stops have changed since activation."""
+        with self._shared.lock:
+            return self._shared.stage.report(self._shared.clocks.steady_s())
+
+    def _judge(self, pose: EndEffectorPose | None, busy_since_s: float | None) -> Verdict:
+        shared = self._shared
+        now_s = shared.clocks.steady_s()
+        verdict = shared.supervisor.assess(now_s, busy_since_s)
+        if verdict.state is not State.RUNNING:
+            return verdict
+        if not shared.config.motion.motion_enabled:
+            return Verdict(State.RUNNING, Reason.OK, "dry run: motion_enabled is false.")
+        obstacle = shared.stage.obstacle()
+        if obstacle:
+            return Verdict(State.HOLD, Reason.MOTION_UNKNOWN, obstacle)
+        lost = self._pose_obstacle(pose)
+        if lost:
+            return Verdict(State.HOLD, Reason.TF_UNAVAILABLE, lost)
+        if self._streaming.is_at_edge(now_s):
+            return Verdict(
+                State.RUNNING,
+                Reason.WORKSPACE,
+                "the arm is at the edge of its workspace (limits.workspace_min and _max): what "
+                "points out of it is removed.",
+            )
+        return verdict
+
+    def _pose_obstacle(self, pose: EndEffectorPose | None) -> str:
+        """Why the arm must not move on this pose, in words; "" when it may."""
+        lost = self._shared.stage.pose_obstacle(pose)
+        if not lost and self._shared.config.operation.output == "pose":
+            problem = pose_problem(pose)
+            lost = f"{problem}; it is needed because output is 'pose'." if problem else ""
+        why = self._ee_pose.problem if pose is None else ""
+        return f"{why}: {lost}" if lost and why else lost
