@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import frame_properties
+import motion_properties
 import numpy as np
 import pytest
 from motion_cases import CASES, PROPERTIES, TICK_S
@@ -16,6 +18,13 @@ from openvla_ros.control.slew import SlewLimiter, SpeedLimits
 from openvla_ros.control.target import TargetPose
 from openvla_ros.control.twist import TwistStreamer, _Path
 from openvla_ros.control.workspace import Workspace
+
+
+def test_every_property_is_registered() -> None:
+    """Importing the modules does it; without this, nobody would miss them."""
+    for module in (motion_properties, frame_properties):
+        assert any(hasattr(module, name) for name in PROPERTIES)
+    assert {name for _, name in MUTANTS} == set(PROPERTIES), "each has a mutant that it catches"
 
 
 @pytest.mark.parametrize("name", sorted(PROPERTIES))
