@@ -178,7 +178,7 @@ def used(node: Any) -> Rights:
     return found
 
 
-def assert_same(enclave: str, uses: Rights, *, optional: set[str] = frozenset()) -> None:
+def assert_same(enclave: str, uses: Rights, *, optional: set[str] | None = None) -> None:
     """Compare name by name; `optional` names may be allowed though no node here uses them."""
     node, rights = allowed(enclave)
     for rule in RULES:
@@ -186,13 +186,18 @@ def assert_same(enclave: str, uses: Rights, *, optional: set[str] = frozenset())
         if rule == "reply":
             # Not every distribution has all of them (get_type_description: from Jazzy on).
             expected |= {f"{node}/{service}" for service in PARAMETER_SERVICES}
-        missing, needless = expected - rights[rule], rights[rule] - expected - optional
+        missing, needless = expected - rights[rule], rights[rule] - expected - (optional or set())
         assert not missing, f"{POLICY.name}, {enclave}: add to {rule}: {sorted(missing)}"
         assert not needless, f"{POLICY.name}, {enclave}: strike from {rule}: {sorted(needless)}"
 
 
 # Every choice of parameters that brings another topic.
-VARIANTS: tuple[dict[str, Any], ...] = ({}, {"image_transport": "compressed"})
+VARIANTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"image_transport": "compressed"},
+    {"output": "pose", "base_frame": "base_link"},
+)
+TF = {"/tf", "/tf_static"}  # with ee_pose_source tf, which needs tf2_ros
 
 
 def used_by_openvla_node() -> Rights:
@@ -219,7 +224,7 @@ def used_by_openvla_node() -> Rights:
 
 @pytest.mark.ros
 def test_openvla_node_may_do_what_it_does_and_no_more() -> None:
-    assert_same("/openvla/node", used_by_openvla_node())
+    assert_same("/openvla/node", used_by_openvla_node(), optional=TF)
 
 
 @pytest.mark.ros
@@ -268,6 +273,9 @@ def test_an_operator_may_use_everything_that_the_node_offers() -> None:
     _, operator = allowed("/openvla/operator")
     assert operator["request"] == node["reply"]
     assert operator["call"] == node["execute"]
+    by_hand = {"/instruction", "/openvla_node/enable", "/openvla_node/teleop_twist"}
+    assert operator["publish"] == by_hand | ALWAYS["publish"]
+    assert by_hand <= node["subscribe"]
     assert operator["subscribe"] == allowed("/openvla/viewer")[1]["subscribe"] | {
         "/parameter_events"
     }
@@ -276,6 +284,6 @@ def test_an_operator_may_use_everything_that_the_node_offers() -> None:
 def test_only_the_node_may_move_the_arm() -> None:
     for enclave in enclaves():
         node, rights = allowed(enclave)
-        commands = {"/openvla_node/twist_cmd", "/openvla_node/gripper_cmd"}
+        commands = {f"/openvla_node/{name}_cmd" for name in ("twist", "pose", "gripper")}
         assert not rights["publish"] & commands or node == "/openvla_node", enclave
         assert not any("*" in name for name in rights["publish"] | rights["subscribe"]), enclave
