@@ -19,6 +19,7 @@ from openvla_ros.config.operation import OperationConfig
 from openvla_ros.config.parameter import Parameter
 from openvla_ros.config.policy import ActionConfig, InputConfig, ModelConfig, TimingConfig
 from openvla_ros.config.split import SplitConfig
+from openvla_ros.config.views import ViewConfig
 from openvla_ros.errors import ConfigurationError
 
 _CONCERNS = (
@@ -31,6 +32,7 @@ _CONCERNS = (
     OperationConfig,
     GripperConfig,
     SplitConfig,
+    ViewConfig,
 )
 _Concern = TypeVar("_Concern")
 
@@ -60,6 +62,7 @@ class NodeConfig:
     operation: OperationConfig = field(default_factory=OperationConfig)
     gripper: GripperConfig = field(default_factory=GripperConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> NodeConfig:
@@ -75,6 +78,7 @@ class NodeConfig:
             operation=_fill(OperationConfig, values),
             gripper=_fill(GripperConfig, values),
             split=_fill(SplitConfig, values),
+            views=_fill(ViewConfig, values),
         )
         config._check_combinations()
         return config

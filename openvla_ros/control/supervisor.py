@@ -44,6 +44,7 @@ class Supervisor:
         """Begin with nothing known; `config` may be replaced at any time."""
         self.config = config
         self._instruction = ""
+        self._has_last_answer = False
         self._refused: Verdict | None = None
         self._held_by_operator = False
         self._is_steered = False
@@ -68,11 +69,21 @@ class Supervisor:
         """What the policy is told; empty = nothing."""
         return self._instruction
 
+    @property
+    def has_last_answer(self) -> bool:
+        """True when no further answer to the instruction may be executed."""
+        return self._has_last_answer
+
     # What happened ----------------------------------------------------------------------------
 
     def instruct(self, text: str) -> None:
         """The operator gives another instruction, or takes it back."""
         self._instruction, self._refused = text, None
+        self._has_last_answer = False
+
+    def finish_instruction(self) -> None:
+        """The instruction has had its last answer: that one may be executed, and no other."""
+        self._has_last_answer = True
 
     def refuse_instruction(self, detail: str) -> None:
         """The operator wanted something else, and it cannot be used: the old text is void too."""
@@ -289,4 +300,4 @@ class Supervisor:
         self._interruption = Verdict(State.HOLD, reason, detail)
 
     def _wants_images(self) -> bool:
-        return self._fault is None and bool(self._instruction)
+        return self._fault is None and bool(self._instruction) and not self._has_last_answer

@@ -67,6 +67,7 @@ class Answering:
         self._predictor = Predictor(
             policy, decode, config.inputs.image_roi, clocks.steady_s, shared.log
         )
+        self.view = self._predictor.view
         self._worker: InferenceWorker[Frame] = InferenceWorker(
             self._process,
             min_interval_s=1.0 / config.timing.policy_rate,
@@ -244,6 +245,8 @@ class Answering:
             return Drop.INSTRUCTION_CHANGED
         if frame.reply is not None:
             return Drop.ONCE
+        if shared.supervisor.has_last_answer:
+            return Drop.INSTRUCTION_CHANGED
         refusal, detail = self._refusal(frame, plan, now_ns)
         shared.supervisor.answered(refusal, detail)
         if refusal is not Drop.NONE:

@@ -85,7 +85,7 @@ class Diagnostics:
             config=self._config(),
             info=None if session is None else session.policy.info,
             ledger=None if session is None else session.ledger,
-            report=None if session is None else session.safety_report(),
+            report=None if session is None else session.report(),
             image_age_s=math.nan if session is None else session.image_age_s(),
             now_s=now_s,
             twist_topic=topic,

@@ -58,6 +58,17 @@ class Predictor:
             inference_ms=(self._steady_s() - decoded_s) * 1000.0,
         )
 
+    def view(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+        """Return the image of a frame, cut to `image_roi`, and what the network gets of it.
+
+        Both are (H, W, 3) uint8 RGB. For people: any thread may ask.
+
+        Raises:
+            ImageError: The message cannot be decoded, or `image_roi` does not fit it.
+        """
+        image = crop(self._decode(frame.message), self._roi)
+        return image, self._policy.view(image)
+
     def _ask(self, frame: Frame, image: np.ndarray) -> Prediction:
         observation = Observation(
             images={PRIMARY: image}, instruction=frame.instruction, stamp_ns=frame.stamp_ns

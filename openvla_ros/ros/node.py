@@ -28,6 +28,8 @@ from openvla_ros.errors import ConfigurationError, OpenVLAError
 from openvla_ros.messages import check_instruction
 from openvla_ros.mock_policy import MockPolicy
 from openvla_ros.ros.controller_watch import ControllerWatch
+from openvla_ros.ros.debug_views import DebugViews
+from openvla_ros.ros.diagnostics import Diagnostics
 from openvla_ros.ros.ee_pose import EndEffector
 from openvla_ros.ros.frames import Clocks
 from openvla_ros.ros.gripper_connection import GripperConnection
@@ -38,6 +40,7 @@ from openvla_ros.ros.guards import (
 )
 from openvla_ros.ros.inference import empty_gpu_cache, is_out_of_memory
 from openvla_ros.ros.inputs import Inputs
+from openvla_ros.ros.instruction_action import InstructionAction
 from openvla_ros.ros.opening import open_session
 from openvla_ros.ros.operator_inputs import OperatorInputs
 from openvla_ros.ros.parameters import changed_config, declare_parameters, read_config
@@ -113,6 +116,24 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         )
         self._gripper = GripperConnection(self, self._steady_s)
         self._out.gripper_listeners.append(lambda command: self._gripper.command(command.opening))
+        self._instruction_action = InstructionAction(
+            self,
+            lambda: self._session,
+            follow=self._inputs.set_instruction,
+            followed=lambda: self._inputs.instruction,
+            steady_s=self._steady_s,
+        )
+        self._debug_views = DebugViews(
+            self, lambda: self._session, base_frame=lambda: self._config.motion.base_frame
+        )
+        self._out.answer_listeners += [self._instruction_action.answer, self._debug_views.answer]
+        Diagnostics(
+            self,
+            lambda: self._session,
+            verdict=self.verdict,
+            config=lambda: self._config,
+            steady_s=self._steady_s,
+        )
 
     def _create_timers(self) -> None:
         # Steady: a bag that stops playing stops ROS time, and must not stop the zeros.
@@ -252,6 +273,8 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         rclpy leaves those to the garbage collector: until it comes, a dead node still offers them,
         and whoever looks for the services of the next node of that name does not find them.
         """
+        self._debug_views.close()
+        self._instruction_action.destroy()
         super().destroy_node()
         destroy = getattr(self._state_machine, "destroy_when_not_in_use", None)
         if destroy is not None:
@@ -313,10 +336,13 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         self._publish_status()
 
     def _publish_status(self) -> None:
+        self._out.status(self.verdict(), self._session, self._inputs.instruction, self._steady_s())
+
+    def verdict(self) -> Verdict:
+        """What the node does now, and why; active or not."""
         session = self._session
         is_active = session is not None and session.is_active
-        verdict = session.verdict() if is_active else self._resting
-        self._out.status(verdict, session, self._inputs.instruction, self._steady_s())
+        return session.verdict() if is_active else self._resting
 
 
 def _reason_of(error: Exception) -> Reason:

@@ -82,6 +82,8 @@ class Session:
         self.image = self._answering.image
         self.image_age_s = self._answering.image_age_s
         self.predict_once = self._answering.predict_once
+        self.view = self._answering.view
+        self.ee_pose = self._ee_pose.read
         self.wait_until_idle = self._answering.wait_until_idle
 
     # Commands -----------------------------------------------------------------------------------
@@ -129,6 +131,12 @@ class Session:
         return self._answering.is_closed
 
     @property
+    def is_moving(self) -> bool:
+        """True while some displacement is left to execute, or the last twist was not zero."""
+        with self._shared.lock:
+            return self._shared.stage.is_moving
+
+    @property
     def ledger(self) -> Ledger:
         """What has passed since activation."""
         return self._shared.ledger
@@ -168,6 +176,12 @@ class Session:
             self._answering.drop_waiting()
             if shared.config.operation.on_instruction_change == "restart":
                 shared.stage.fade(shared.clocks.steady_s())
+
+    def finish_instruction(self) -> None:
+        """Execute what has been answered, and no later answer to this instruction."""
+        with self._shared.lock:
+            self._shared.supervisor.finish_instruction()
+            self._answering.drop_waiting()
 
     def refuse_instruction(self, why: str) -> None:
         """The operator wanted something that cannot be used: hold until the next instruction."""
@@ -280,7 +294,6 @@ class Session:
         shared = self._shared
         with shared.lock:
             now_s, pose = shared.clocks.steady_s(), self._ee_pose.read()
-            shared.supervisor.ros_time(shared.clocks.ros_ns(), now_s)
             verdict = self._judge(pose, self._answering.busy_since_s)
             if not shared.is_active:
                 return verdict
@@ -296,6 +309,7 @@ class Session:
     def _judge(self, pose: EndEffectorPose | None, busy_since_s: float | None) -> Verdict:
         shared = self._shared
         now_s = shared.clocks.steady_s()
+        shared.supervisor.ros_time(shared.clocks.ros_ns(), now_s)
         verdict = shared.supervisor.assess(now_s, busy_since_s)
         if verdict.state is not State.RUNNING:
             return verdict
