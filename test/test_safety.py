@@ -258,3 +258,63 @@ def test_a_pose_that_must_not_be_used_says_why(changes: dict[str, object], words
     assert words in pose_problem(dataclasses.replace(MIDDLE, **changes))
     assert pose_problem(MIDDLE) == ""
     assert "not known" in pose_problem(None)
+
+
+# What random motion hardly ever meets -------------------------------------------------------------
+
+
+def test_at_the_face_of_the_box_the_twist_ends_at_once() -> None:
+    """The acceleration limits hold in the margin; beyond it the box comes first."""
+    safety = SafetyFilter(SafetySettings(workspace=BOX))
+    for k in range(4):
+        safety.apply(FORWARD * 2.5, k * TICK_S, MIDDLE)
+    assert safety.apply(FORWARD * 2.5, 4 * TICK_S, at(0.481))[0] == pytest.approx(0.15)
+    assert safety.apply(FORWARD * 2.5, 5 * TICK_S, at(0.5))[0] == 0.0
+
+
+def test_what_is_owed_does_not_lead_out_of_the_box() -> None:
+    """The arm turns round in the middle; a moment later it is seen at the edge."""
+    safety = SafetyFilter(SafetySettings(workspace=BOX))
+    for k in range(4):
+        safety.apply(-FORWARD * 2.5, k * TICK_S, MIDDLE)
+    for k in range(4, 6):
+        safety.apply(FORWARD * 2.5, k * TICK_S, MIDDLE)
+    speeds = [safety.apply(np.zeros(6), k * TICK_S, at(0.49))[0] for k in range(6, 20)]
+    assert max(speeds) <= 0.0 and speeds[-1] == 0.0
+
+
+def test_a_ramp_never_becomes_faster_again() -> None:
+    safety = a_filter(decay_s=0.1)
+    safety.apply(FORWARD, 0.0)
+    safety.fade(0.0)
+    slow = safety.apply(FORWARD * 0.1, TICK_S)
+    np.testing.assert_allclose(safety.apply(FORWARD, 2 * TICK_S), slow)
+
+
+def test_an_arm_that_is_let_go_within_a_ramp_accelerates_from_where_it_is() -> None:
+    safety = SafetyFilter(SafetySettings(decay_s=0.1))
+    for k in range(4):
+        safety.apply(FORWARD * 2.5, k * TICK_S)
+    safety.fade(3 * TICK_S)
+    slowed = [safety.apply(FORWARD * 2.5, k * TICK_S)[0] for k in range(4, 8)][-1]
+    assert slowed == pytest.approx(0.05)
+    safety.resume()
+    assert safety.apply(FORWARD * 2.5, 8 * TICK_S)[0] <= slowed + 0.1 + 1e-12
+
+
+def test_an_arm_that_still_brakes_needs_its_pose_too() -> None:
+    safety = SafetyFilter(SafetySettings(workspace=BOX))
+    for k in range(4):
+        safety.apply(FORWARD * 2.5, k * TICK_S, MIDDLE)
+    safety.apply(np.zeros(6), 4 * TICK_S, None)
+    counts = safety.report(4 * TICK_S).counts
+    assert (counts[Intervention.NO_POSE], counts[Intervention.RAMP]) == (1, 1)
+
+
+def test_the_report_in_words_names_what_happened() -> None:
+    safety = a_filter()
+    assert safety.report(0.0).counted_words == safety.report(0.0).current_words == ""
+    for k in range(2):
+        safety.apply(FORWARD * 100.0, k * TICK_S)
+    report = safety.report(TICK_S)
+    assert (report.counted_words, report.current_words) == ("speed 2", "speed")

@@ -60,6 +60,14 @@ def test_stretch_slows_down_to_the_measured_period() -> None:
     np.testing.assert_allclose(stream.sample(1.5)[0], 0.02 / 0.5, rtol=1e-9)
 
 
+def test_stretch_shares_the_measured_period_among_the_steps_of_a_chunk() -> None:
+    """Four steps of 0.2 s every second: 0.25 s each."""
+    stream = streamer()
+    for k in range(3):
+        stream.accept(np.full((4, 6), 0.02), 0.2, 1.0 * k)
+    np.testing.assert_allclose(stream.sample(2.0), np.full(6, 0.02 / 0.25), rtol=1e-9)
+
+
 def test_stretch_is_never_faster_than_the_dataset() -> None:
     stream = streamer()
     for k in range(4):
