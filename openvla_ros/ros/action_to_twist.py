@@ -30,9 +30,11 @@ from openvla_ros.errors import ConfigurationError, OpenVLAError
 from openvla_ros.messages import stamp_ns
 from openvla_ros.msg import VLAAction, VLAStatus
 from openvla_ros.ros import qos
+from openvla_ros.ros.ee_pose import EndEffector
 from openvla_ros.ros.follower import Follower, NodeReport, Order
 from openvla_ros.ros.frames import Clocks, Tick
 from openvla_ros.ros.guards import guarded_callback
+from openvla_ros.ros.operator_inputs import OperatorInputs
 from openvla_ros.ros.outgoing import twist_message
 from openvla_ros.ros.parameters import changed_config, declare_parameters, read_config
 from openvla_ros.ros.process import run
@@ -56,6 +58,11 @@ USED = (
     "limits.workspace_min",
     "limits.workspace_max",
     "workspace_margin",
+    "ee_pose_source",
+    "ee_frame",
+    "deadman_required",
+    "deadman_timeout",
+    "on_instruction_change",
     "max_action_age",
     "node_timeout",
 )
@@ -89,7 +96,9 @@ class ActionToTwistNode(Node):
         config = read_config(self)
         _require_base_frame(config)
         clocks = Clocks(lambda: self.get_clock().now().nanoseconds, steady_clock)
-        self._follower = Follower(config, clocks)
+        ee_pose = EndEffector(self, steady_clock)
+        ee_pose.use(config)
+        self._follower = Follower(config, clocks, ee_pose)
         self._reported: Verdict | None = None
         self._stopping = threading.Lock()
         self._is_over = False
@@ -111,6 +120,7 @@ class ActionToTwistNode(Node):
                 profile,
                 callback_group=MutuallyExclusiveCallbackGroup(),
             )
+        OperatorInputs(self, lambda: self._follower)
         operator = MutuallyExclusiveCallbackGroup()
         for name, answer in (("start", self._on_start), ("stop", self._on_stop)):
             self.create_service(Trigger, f"~/{name}", answer, callback_group=operator)

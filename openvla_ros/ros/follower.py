@@ -15,10 +15,10 @@ import numpy as np
 
 from openvla_ros.config import NodeConfig
 from openvla_ros.control.motion import MotionPlan, MotionStage
-from openvla_ros.control.pose import EndEffectorPose
 from openvla_ros.control.states import Drop, Reason, State
 from openvla_ros.control.supervisor import Verdict
-from openvla_ros.ros.frames import Clocks, Tick, age_s
+from openvla_ros.control.teleoperation import Teleoperation
+from openvla_ros.ros.frames import Clocks, PoseSource, Tick, UnknownPose, age_s
 from openvla_ros.types import ActionSpec
 
 # After a gap like this between two ticks MoveIt Servo has stopped the arm by itself. It must not go
@@ -94,15 +94,24 @@ class Follower:
         self,
         config: NodeConfig,
         clocks: Clocks,
-        ee_pose: Callable[[], EndEffectorPose | None] = lambda: None,
+        ee_pose: PoseSource | None = None,
     ) -> None:
+        """Stand still.
+
+        Args:
+            config: Checked parameters.
+            clocks: Time, from outside.
+            ee_pose: Where the end effector is.
+        """
         self.config = config
         self._clocks = clocks
-        self._ee_pose = ee_pose
+        self._ee_pose = ee_pose or UnknownPose()
         self._stage = MotionStage(_AS_PUBLISHED, config.motion, config.gripper)
         self._lock = threading.RLock()
         self._is_armed = False
         self._held: Verdict | None = None
+        self._teleoperation = Teleoperation()
+        self._pressed_s: float | None = None  # when the dead-man switch said last that it is held
         self._node: NodeReport | None = None
         self._heard_s: float | None = None
         self._clock_problem = ""
@@ -131,6 +140,37 @@ class Follower:
         with self._lock:
             self._held = None
             self._is_armed = True
+            self._teleoperation.forget()
+
+    def switch_deadman(self, is_pressed: bool) -> None:
+        """The dead-man switch says that it is held down, or that it is not."""
+        with self._lock:
+            self._pressed_s = self._clocks.steady_s() if is_pressed else None
+
+    def steer(self, twist: np.ndarray, frame: str, stamp: int) -> str:
+        """Somebody steers the arm from now until `release`; return why it does not follow, or "".
+
+        Args:
+            twist: (6,) m/s and rad/s, axes of `frame`.
+            frame: Must be base_frame.
+            stamp: When it was sent, nanoseconds of ROS time.
+        """
+        with self._lock:
+            if self._held is None:
+                self._held = Verdict(
+                    State.HOLD, Reason.TELEOPERATION, "somebody steers; call ~/start to go on."
+                )
+            if self._held.reason is not Reason.TELEOPERATION:
+                return self._held.detail
+            if not self._is_armed or self._node is None or not self._node.motion_enabled:
+                return "motion is not enabled."
+            return self._teleoperation.receive(
+                twist,
+                frame,
+                age_s(stamp, self._clocks.ros_ns()),
+                self._clocks.steady_s(),
+                self.config.motion.base_frame,
+            )
 
     def end(self) -> None:
         """When this returns, `tick` publishes nothing any more."""
@@ -159,7 +199,8 @@ class Follower:
                 return
             last, self._node = self._node, report
             self._is_armed = self._is_armed or report.is_disarmed
-            if last is not None and last.instruction != report.instruction:
+            is_news = last is not None and last.instruction != report.instruction
+            if is_news and self.config.operation.on_instruction_change == "restart":
                 self._stage.fade(self._clocks.steady_s())
 
     def order(self, order: Order) -> None:
@@ -229,6 +270,10 @@ class Follower:
         """What this process does now, and why."""
         with self._lock:
             now_s, limit_s = self._clocks.steady_s(), self.config.split.node_timeout
+            if self._is_released(now_s):
+                return Verdict(
+                    State.HOLD, Reason.DEADMAN, "the dead-man switch (~/enable) is not held down."
+                )
             if self._held is not None:
                 return self._held
             if self._heard_s is None or now_s - self._heard_s > limit_s:
@@ -244,9 +289,12 @@ class Follower:
                 )
             if not self._node.moves:
                 return self._resting(self._node)
-            lost = self._stage.pose_obstacle(self._ee_pose())
+            pose = self._ee_pose.read()
+            lost = self._stage.pose_obstacle(pose)
             if lost:
-                return Verdict(State.HOLD, Reason.TF_UNAVAILABLE, lost)
+                why = self._ee_pose.problem if pose is None else ""
+                detail = f"{why}: {lost}" if why else lost
+                return Verdict(State.HOLD, Reason.TF_UNAVAILABLE, detail)
             return self._refused or Verdict(State.RUNNING)
 
     def tick(self, publish: Callable[[Tick], None]) -> Verdict:
@@ -262,19 +310,38 @@ class Follower:
             self._last_tick_s = now_s
             if last_s is not None and now_s - last_s > LATE_TICK_S:
                 self._stage.stop()
-            if self._was_moving and not verdict.may_move:
-                if verdict.stops_at_once or verdict.state in _RESTING:
-                    self._stage.stop()
-                else:
-                    self._stage.fade(now_s)
-            self._was_moving = verdict.may_move
-            publish(Tick(self._stage.sample(now_s, self._ee_pose())))
+            steered = None
+            if verdict.reason is Reason.TELEOPERATION:
+                steered = self._teleoperation.twist(now_s)
+            is_moving = verdict.may_move or steered is not None
+            if self._was_moving and not is_moving:
+                self._stop(verdict, now_s)
+            self._was_moving = is_moving
+            pose = self._ee_pose.read()
+            if steered is None:
+                twist = self._stage.sample(now_s, pose)
+            else:
+                twist = self._stage.follow(steered, now_s, pose)
+            publish(Tick(twist))
             return verdict
 
     @property
     def node_report(self) -> NodeReport | None:
         """What the node said last; None before that."""
         return self._node
+
+    def _stop(self, verdict: Verdict, now_s: float) -> None:
+        is_off = self._node is not None and self._node.is_disarmed
+        if verdict.stops_at_once or is_off:
+            self._stage.stop()
+        else:
+            self._stage.fade(now_s)
+
+    def _is_released(self, now_s: float) -> bool:
+        operation = self.config.operation
+        if not operation.deadman_required:
+            return False
+        return self._pressed_s is None or now_s - self._pressed_s > operation.deadman_timeout
 
     def _silent(self, now_s: float) -> Verdict:
         if self._clock_problem:
