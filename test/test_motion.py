@@ -113,6 +113,17 @@ def test_actions_in_tool_axes_without_a_fresh_pose_hold_the_arm(pose: object) ->
     assert motion.obstacle() == "" and motion.pose_obstacle(turned(0.0)) == ""
 
 
+def test_an_action_in_tool_axes_ends_when_the_pose_is_lost() -> None:
+    motion = stage(dataclasses.replace(ACTION_SPEC, rotation_frame="ee"))
+    motion.execute(motion.plan(prediction(ACTION), turned(0.0)), 0.0)
+    assert motion.sample(0.0, turned(0.0)).any()
+    for k in range(1, 7):
+        last = motion.sample(0.02 * k, None)
+    assert not last.any()
+    assert not motion.sample(0.14, turned(0.0)).any(), "a pose that is back starts nothing"
+    assert not motion.is_moving
+
+
 def test_a_workspace_without_a_pose_refuses_new_actions_and_stops_the_arm() -> None:
     motion = stage(workspace_min=(-1.0, -1.0, -1.0), workspace_max=(1.0, 1.0, 1.0))
     plan = motion.plan(prediction(ACTION), turned(0.0))
@@ -268,12 +279,61 @@ def test_a_steered_arm_stays_in_its_box_and_stops_without_a_pose() -> None:
     assert motion.report(0.2).counts[Intervention.RAMP] == 1
 
 
-def test_the_next_action_starts_where_the_person_let_go() -> None:
+def test_the_next_action_starts_where_the_person_let_go_and_loses_nothing() -> None:
+    """Nor is a tick lost that comes late while the arm speeds up: only steering forgets it."""
     motion = stage()
     for k in range(10):
         motion.follow(STEERED, 0.02 * k)
     for k in range(10, 20):
         motion.sample(0.02 * k)
     motion.execute(motion.plan(prediction(ACTION)), 0.4)
-    total = sum(motion.sample(0.4 + 0.02 * k) * 0.02 for k in range(40))
+    total, now_s = np.zeros(6), 0.4
+    for interval_s in [0.02, 0.05] + [0.02] * 30:
+        total += motion.sample(now_s) * interval_s
+        now_s += interval_s
     np.testing.assert_allclose(total, ACTION[0, :6], atol=1e-9)
+
+
+def test_a_steered_arm_without_a_pose_brakes_along_one_ramp() -> None:
+    """It ends after decay_time, although the person goes on to steer."""
+    motion = stage(workspace_min=(-1.0, -1.0, -1.0), workspace_max=(1.0, 1.0, 1.0), decay_time=0.3)
+    for k in range(5):
+        motion.follow(STEERED * 2.5, 0.02 * k, turned(0.0))
+    speeds = [motion.follow(STEERED * 2.5, 0.1 + 0.02 * k)[1] for k in range(16)]
+    assert speeds == sorted(speeds, reverse=True) and speeds[-1] == 0.0
+
+
+# Parameters ------------------------------------------------------------------------------------
+
+
+def test_every_parameter_of_motion_can_change_while_the_node_runs() -> None:
+    motion = stage()
+    changed = MotionConfig(
+        speed_scale=1.0, leash_position=0.001, leash_rotation=0.01, linear_accel=1.0
+    )
+    motion.configure(changed, GripperConfig(sticky_steps=1, threshold=0.9, hysteresis=0.0))
+    motion.execute(motion.plan(prediction(ACTION)), 0.0)
+    assert np.linalg.norm(motion.sample(0.0)[:3]) <= 1.0 * 0.02 + 1e-12
+    for k in range(8):
+        motion.sample(0.02 * k)
+        target = motion.target(0.02 * k, turned(0.0))
+    assert np.linalg.norm(target.position) <= 0.001 + 1e-12
+    assert np.arccos((np.trace(target.rotation) - 1.0) / 2.0) <= 0.01 + 1e-6
+    motion.observe(motion.plan(prediction(ACTION)))
+    assert motion.gripper_is_open is True
+    motion.observe(motion.plan(prediction(ACTION * [1, 1, 1, 1, 1, 1, 0.8])))
+    assert motion.gripper_is_open is False
+
+
+def test_a_slowed_step_is_counted_once() -> None:
+    motion = stage(linear_speed=0.05)
+    motion.execute(motion.plan(prediction(ACTION)), 0.0)
+    for k in range(10):
+        motion.sample(0.02 * k)
+    assert motion.report(0.2).counts[Intervention.SPEED] == 1
+
+
+def test_the_base_of_this_robot_may_be_turned_against_that_of_the_data() -> None:
+    motion = stage(action_rotation_rpy=(0.0, 0.0, np.pi / 2))
+    plan = motion.plan(prediction(ACTION))
+    np.testing.assert_allclose(plan.steps, [[0.0, 0.02, -0.01, 0.0, 0.0, 0.1]], atol=1e-12)
