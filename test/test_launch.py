@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 from pathlib import Path
 
 import pytest
-import yaml
+from launch_files import LAUNCH, load, nodes, parameter, remappings, started
 
 from openvla_ros.config import PARAMETERS
 from openvla_ros.config.files import read_parameter_file
 from openvla_ros.errors import ConfigurationError
 
-LAUNCH = Path(__file__).resolve().parents[1] / "launch"
 FILE = LAUNCH / "openvla.launch.py"
 
 
@@ -44,34 +42,9 @@ def test_motion_is_never_enabled_by_default() -> None:
     assert PARAMETERS["motion_enabled"].default is False
 
 
-def load(path: Path):
-    pytest.importorskip("launch_ros", reason="ros2 launch comes with an apt ROS, not with wheels")
-    spec = importlib.util.spec_from_file_location(path.name.partition(".")[0] + "_launch", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def launch_file():
-    return load(FILE)
-
-
-@pytest.fixture
-def record_file():
-    return load(LAUNCH / "record.launch.py")
-
-
-def started(launch_file, monkeypatch: pytest.MonkeyPatch, **given: str) -> list:
-    from launch import LaunchContext
-
-    if hasattr(launch_file, "get_package_share_directory"):
-        monkeypatch.setattr(launch_file, "get_package_share_directory", lambda _: FILE.parents[1])
-    context = LaunchContext()
-    for argument in launch_file.generate_launch_description().entities[:-1]:
-        argument.visit(context)
-    context.launch_configurations.update(given)
-    return launch_file._start(context)
+    return load(FILE.name)
 
 
 def test_empty_arguments_override_nothing(launch_file, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,25 +121,6 @@ def test_the_image_profile_of_fast_dds_is_set_unless_the_user_has_one(
         monkeypatch.delitem(os.environ, name)
 
 
-def nodes(actions: list) -> dict:
-    """Executable → node action."""
-    from launch_ros.actions import Node
-
-    return {a.node_executable: a for a in actions if isinstance(a, Node)}
-
-
-def remappings(node) -> dict[str, str]:
-    return {
-        "".join(part.text for part in old): "".join(part.text for part in new)
-        for old, new in node.expanded_remapping_rules or node._Node__remappings
-    }
-
-
-def given_parameters(node) -> dict:
-    """The last parameters of a node: those of the arguments."""
-    return node._Node__parameters[-1]
-
-
 def test_the_twist_of_a_split_streamer_comes_from_it_alone(
     launch_file, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,11 +135,6 @@ def test_the_twist_of_a_split_streamer_comes_from_it_alone(
         assert parameter(node, "output") == "none"
         assert parameter(streamer, "output") is None
     assert "action_to_twist" not in nodes(started(launch_file, monkeypatch, split_streamer=""))
-
-
-def parameter(node, name: str):
-    found = [v for k, v in given_parameters(node).items() if k[0].text == name]
-    return yaml.safe_load(found[0][0].text) if found else None
 
 
 def test_nothing_is_respawned_unless_asked_and_the_streamer_never(
@@ -247,154 +196,13 @@ def test_rviz_looks_from_the_base_of_the_robot(
     assert Path(arguments()[1]).is_file()
 
 
-# Recording ----------------------------------------------------------------------------------------
-
-
-def recording(record_file, monkeypatch: pytest.MonkeyPatch, **given: str) -> list[str]:
-    (process,) = started(record_file, monkeypatch, **given)
-    return ["".join(part.text for part in word) for word in process.cmd]
-
-
-def test_a_recording_has_what_replay_and_fine_tuning_need(
-    record_file, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = recording(record_file, monkeypatch)
-    assert command[:5] == ["ros2", "bag", "record", "-s", "mcap"]
-    assert set(command) >= {
-        "/image", "/camera_info", "/instruction", "/ee_pose", "/joint_states", "/tf", "/tf_static",
-        "/diagnostics", "/openvla_node/twist_cmd", "/openvla_node/gripper_cmd",
-        "/openvla_node/action", "/openvla_node/status", "/openvla_node/active_instruction",
-        "/openvla_node/teleop_twist",
-    }  # fmt: skip
-    assert "-o" not in command and "--use-sim-time" not in command
-
-
-def test_a_recording_follows_names_and_transport(
-    record_file, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = recording(
-        record_file,
-        monkeypatch,
-        namespace="/left",
-        image="/camera/color/image_raw",
-        image_transport="compressed",
-        twist="/servo_node/delta_twist_cmds",
-        ee_pose="current_pose",
-        extra="/wrist/image_raw depth",
-        bag="run_1",
-        use_sim_time="true",
-    )
-    topics = set(command)
-    assert topics >= {
-        "/camera/color/image_raw/compressed",
-        "/camera/color/camera_info",
-        "/servo_node/delta_twist_cmds",
-        "/left/openvla_node/action",
-        "/left/current_pose",
-        "/wrist/image_raw",
-        "/left/depth",
-    }
-    assert "/camera/color/image_raw" not in topics
-    assert command[command.index("-o") + 1] == "run_1" and "--use-sim-time" in command
-    with pytest.raises(ConfigurationError, match="both"):
-        recording(record_file, monkeypatch, image_transport="theora")
-
-
-def test_topics_come_without_a_flag_on_humble(record_file, monkeypatch: pytest.MonkeyPatch) -> None:
-    for distribution, has_flag in (("humble", False), ("jazzy", True), ("kilted", True)):
-        monkeypatch.setenv("ROS_DISTRO", distribution)
-        command = recording(record_file, monkeypatch)
-        assert ("--topics" in command) == has_flag
-        assert all(word.startswith("/") for word in command[-10:])
-
-
-def profiles_of(command: list[str]) -> dict:
-    path = Path(command[command.index("--qos-profile-overrides-path") + 1])
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-def test_every_qos_profile_belongs_to_a_recorded_topic(
-    record_file, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = recording(record_file, monkeypatch, image_transport="both")
-    assert set(profiles_of(command)) <= set(command)
-
-
-def test_qos_profiles_follow_renamed_topics(record_file, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = recording(record_file, monkeypatch, image="/cam/image_raw", namespace="left")
-    profiles = profiles_of(command)
-    assert profiles["/cam/image_raw"]["reliability"] == "best_effort"
-    assert profiles["/cam/camera_info"]["reliability"] == "best_effort"
-    assert profiles["/left/openvla_node/status"]["durability"] == "transient_local"
-    assert set(profiles) <= set(command)
-
-
-def test_the_recorder_is_heard_by_our_publishers(
-    record_file, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Otherwise the bag would lack the topic, and nobody would notice before the training."""
-    pytest.importorskip("rclpy", reason="needs ROS; run `make setup`")
-    from rclpy.qos import (
-        DurabilityPolicy,
-        QoSCompatibility,
-        QoSProfile,
-        ReliabilityPolicy,
-        qos_check_compatible,
-    )
-
-    from openvla_ros.ros import qos
-
-    profiles = profiles_of(recording(record_file, monkeypatch, image_transport="both"))
-    offered = {
-        "/image": qos.IMAGE,
-        "/openvla_node/twist_cmd": qos.TWIST,
-        "/openvla_node/pose_cmd": qos.POSE,
-        "/openvla_node/gripper_cmd": qos.GRIPPER,
-        "/openvla_node/action": qos.ACTION,
-        "/openvla_node/status": qos.LATCHED,
-        "/openvla_node/active_instruction": qos.LATCHED,
-        "/instruction": qos.LATCHED,
-    }
-    for topic, publisher in offered.items():
-        wanted = profiles[topic]
-        subscriber = QoSProfile(
-            depth=wanted["depth"],
-            reliability=ReliabilityPolicy.get_from_short_key(wanted["reliability"]),
-            durability=DurabilityPolicy.get_from_short_key(wanted["durability"]),
-        )
-        compatible, why = qos_check_compatible(publisher, subscriber)
-        assert compatible != QoSCompatibility.ERROR, f"{topic}: {why}"
-
-
-def test_a_recorder_that_is_included_gets_only_arguments_that_mean_the_same(
-    launch_file, record_file, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Launch shares arguments with what it includes: `instruction` was once a text and a topic."""
-    own = {*launch_file.FORWARDED, *launch_file.OTHERS}
-    assert own & set(record_file.ARGUMENTS) == {
-        "namespace", "image", "image_transport", "ee_pose", "twist", "pose", "use_sim_time",
-    }  # fmt: skip
-    from launch.actions import IncludeLaunchDescription
-
-    def included(**given: str) -> list:
-        actions = started(launch_file, monkeypatch, **given)
-        return [a for a in actions if isinstance(a, IncludeLaunchDescription)]
-
-    assert included() == [] and included(record="false") == []
-    for record, bag in (("true", ""), ("/data/run", "/data/run")):
-        (action,) = included(record=record, image="/cam")
-        passed = dict(action.launch_arguments)
-        assert passed["bag"] == bag and passed["image"] == "/cam"
-        assert set(passed) <= set(record_file.ARGUMENTS)
-
-
 # The demonstration --------------------------------------------------------------------------------
 
 
 def test_the_mock_launch_moves_only_the_mock_robot(monkeypatch: pytest.MonkeyPatch) -> None:
+    mock_file, main_file = load("openvla_mock.launch.py"), load(FILE.name)
     from launch.actions import IncludeLaunchDescription
 
-    mock_file, main_file = load(LAUNCH / "openvla_mock.launch.py"), load(FILE)
     for split, twist in (("", "/openvla_node"), ("true", "/action_to_twist")):
         actions = started(mock_file, monkeypatch, split_streamer=split)
         robot = nodes(actions)["mock_robot"]
