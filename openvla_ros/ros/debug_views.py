@@ -100,9 +100,13 @@ class DebugViews:
         """Take a new answer. Called under the session's lock: stores it and returns."""
         self._newest = answer
         session = self._session()
-        if session is not None:
+        if session is None:
+            return
+        try:
             self._extend_route(session, answer)
             self._offer(session, answer)
+        except Exception as error:
+            self._complain(error)
 
     def close(self) -> bool:
         """End the thread; return False when it still draws after a while."""
@@ -157,10 +161,14 @@ class DebugViews:
                 self._publish_image(draw_overlay(_overlay(scene, session)), scene)
             if self._wants_markers(session):
                 self._publish_markers(scene, session)
-        except Exception as error:  # what only shows the arm must not stop it
-            self._node.get_logger().error(
-                f"~/debug could not be drawn: {error!r}", throttle_duration_sec=10.0
-            )
+        except Exception as error:
+            self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        """Log what broke: what only shows the arm must not stop it."""
+        self._node.get_logger().error(
+            f"~/debug could not be drawn: {error!r}", throttle_duration_sec=10.0
+        )
 
     def _publish_image(self, picture: np.ndarray, scene: Scene) -> None:
         header = scene.answer.frame.message.header
