@@ -178,6 +178,8 @@ def test_the_target_pose_follows_the_published_twist() -> None:
         target = motion.target(0.02 * k, turned(0.0))
     assert np.linalg.norm(target.position) == pytest.approx(0.01)
     assert motion.report(0.4).counts[Intervention.LEASH] > 0
+    motion.reset()
+    np.testing.assert_array_equal(motion.target(0.4, turned(0.0)).position, np.zeros(3))
     with pytest.raises(MotionError, match="old"):
         motion.target(0.4, dataclasses.replace(turned(0.0), age_s=1.0))
 

@@ -215,10 +215,11 @@ def test_what_points_out_of_the_box_is_removed_from_the_margin_on(
     assert safety.report(0.0).counts[Intervention.WORKSPACE] == (expected == 0.0)
 
 
-def test_an_arm_outside_the_box_may_come_back() -> None:
-    safety = a_filter(workspace=BOX)
-    np.testing.assert_allclose(safety.apply(-FORWARD, 0.0, at(0.7)), -FORWARD)
-    np.testing.assert_array_equal(safety.apply(FORWARD, TICK_S, at(0.7)), np.zeros(6))
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_an_arm_outside_the_box_may_come_back_and_go_no_further(side: float) -> None:
+    safety, out = a_filter(workspace=BOX), FORWARD * side
+    np.testing.assert_allclose(safety.apply(-out, 0.0, at(0.7 * side)), -out)
+    np.testing.assert_array_equal(safety.apply(out, TICK_S, at(0.7 * side)), np.zeros(6))
 
 
 def test_an_old_pose_is_taken_where_the_arm_has_moved_since() -> None:
