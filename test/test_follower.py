@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from openvla_ros.config import NodeConfig
 from openvla_ros.control.states import Drop, Reason, State
-from openvla_ros.ros.follower import LATE_TICK_S, Follower, NodeReport, Order
+from openvla_ros.ros.follower import Follower, NodeReport, Order
 from openvla_ros.ros.frames import Clocks, Tick
+from openvla_ros.ros.streaming import LATE_TICK_S
 
 TICK_S = 0.02
 STEP = np.array([0.01, -0.004, 0.0, 0.0, 0.0, 0.02])

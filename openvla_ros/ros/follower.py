@@ -19,11 +19,9 @@ from openvla_ros.control.states import Drop, Reason, State
 from openvla_ros.control.supervisor import Verdict
 from openvla_ros.control.teleoperation import Teleoperation
 from openvla_ros.ros.frames import Clocks, PoseSource, Tick, UnknownPose, age_s
+from openvla_ros.ros.streaming import LATE_TICK_S
 from openvla_ros.types import ActionSpec
 
-# After a gap like this between two ticks MoveIt Servo has stopped the arm by itself. It must not go
-# on with an action that belongs to the time before.
-LATE_TICK_S = 0.1
 # The node says so in these states, and nothing of its last action shall be left.
 _RESTING = (State.UNCONFIGURED, State.LOADING, State.READY)
 _NODE_STANDS = (Drop.DRY_RUN, Drop.HOLD, Drop.FAULT)

@@ -14,6 +14,9 @@ from openvla_ros.ros.frames import Tick
 from openvla_ros.ros.shared_state import SharedState
 
 GRIPPER_REPEAT_S = 1.0
+# After a gap like this between two ticks MoveIt Servo has stopped the arm by itself. A process that
+# was frozen must not go on with an action that belongs to the time before.
+LATE_TICK_S = 0.1
 EDGE_SHOWN_S = 0.5  # so long an edge of the workspace is told after the arm has left it
 
 
@@ -28,6 +31,7 @@ class Streaming:
         self._gripper_sent: tuple[float, float] | None = None  # opening, steady seconds
         self._target: Pose | None = None  # the last one that was published
         self._edge_s = -math.inf
+        self._last_tick_s = math.inf
 
     def reset(self) -> None:
         """Forget the gripper, the target and who steered."""
@@ -35,6 +39,7 @@ class Streaming:
         self._was_moving = False
         self._gripper_sent = self._target = None
         self._edge_s = -math.inf
+        self._last_tick_s = math.inf
 
     def forget_gripper(self) -> None:
         """Publish the gripper's next command even if it equals the last one."""
@@ -47,6 +52,10 @@ class Streaming:
     def tick(self, verdict: Verdict, pose: EndEffectorPose | None, now_s: float) -> Tick:
         """Return what to publish now."""
         stage, is_enabled = self._shared.stage, self._shared.config.motion.motion_enabled
+        if now_s - self._last_tick_s > LATE_TICK_S:
+            stage.stop()
+            stage.release_target()
+        self._last_tick_s = now_s
         steered = None
         if is_enabled and verdict.reason is Reason.TELEOPERATION:
             steered = self.teleoperation.twist(now_s)
