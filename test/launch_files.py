@@ -29,9 +29,9 @@ def started(launch_file, monkeypatch: pytest.MonkeyPatch, **given: str) -> list:
     if hasattr(launch_file, "get_package_share_directory"):
         monkeypatch.setattr(launch_file, "get_package_share_directory", lambda _: ROOT)
     context = LaunchContext()
+    context.launch_configurations.update(given)
     for argument in launch_file.generate_launch_description().entities[:-1]:
         argument.visit(context)
-    context.launch_configurations.update(given)
     return launch_file._start(context)
 
 
@@ -58,4 +58,6 @@ def given_parameters(node) -> dict:
 def parameter(node, name: str):
     """What the arguments set a parameter to; None when they leave it to the files."""
     found = [v for k, v in given_parameters(node).items() if k[0].text == name]
-    return yaml.safe_load(found[0][0].text) if found else None
+    if not found or isinstance(found[0], bool):
+        return found[0] if found else None
+    return yaml.safe_load(found[0][0].text)

@@ -214,3 +214,31 @@ def test_the_mock_launch_moves_only_the_mock_robot(monkeypatch: pytest.MonkeyPat
         assert set(passed) <= {*main_file.FORWARDED, *main_file.OTHERS}
     values = read_parameter_file(FILE.parents[1] / "config" / "robots" / "mock.yaml")
     assert values["base_frame"] == mock_file.BASE_FRAME
+
+
+# MoveIt Servo ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arm", ["franka", "widowx"])
+@pytest.mark.parametrize(
+    ("servo", "program"), [("humble", "servo_node_main"), ("jazzy", "servo_node")]
+)
+def test_servo_gets_the_files_of_its_arm_and_is_started(
+    arm: str, servo: str, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servo_file = load("servo.launch.py")
+    actions = nodes(started(servo_file, monkeypatch, arm=arm, servo=servo))
+    assert set(actions) == {program, "servo_starter"}
+    parameters = actions[program]._Node__parameters
+    files = [Path(p.param_file[0].text) for p in parameters[:2]]
+    assert [file.name for file in files] == [f"{arm}_servo_{servo}.yaml", f"{arm}_kinematics.yaml"]
+    assert all(file.is_file() for file in files)
+    assert parameter(actions[program], "use_sim_time") is False
+    assert actions["servo_starter"]._Node__arguments == [servo]
+
+
+def test_servo_is_refused_for_an_arm_that_has_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    servo_file = load("servo.launch.py")
+    for given in ({"arm": "ur5", "servo": "jazzy"}, {"arm": "franka", "servo": "iron"}):
+        with pytest.raises(ConfigurationError, match="is not one of"):
+            started(servo_file, monkeypatch, **given)

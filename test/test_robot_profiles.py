@@ -120,9 +120,14 @@ def test_the_added_group_of_the_franka_ends_between_the_fingers() -> None:
         "base_link": config.motion.base_frame,
         "tip_link": config.operation.ee_frame,
     }
-    kinematics = yaml.safe_load((CONFIG / "servo" / "fr3_tcp_kinematics.yaml").read_text())
-    solvers = kinematics["/**"]["ros__parameters"]["robot_description_kinematics"]
-    assert list(solvers) == [group.attrib["name"]]
     for path in SERVO:
         if path.stem.startswith("franka"):
             assert servo(path)["move_group_name"] == group.attrib["name"]
+
+
+@pytest.mark.parametrize("path", SERVO, ids=lambda path: path.stem)
+def test_the_group_of_servo_has_a_solver(path: Path) -> None:
+    """Servo asks it for the planning frame, and refuses every twist when there is none."""
+    file = path.with_name(f"{path.stem.partition('_')[0]}_kinematics.yaml")
+    kinematics = yaml.safe_load(file.read_text(encoding="utf-8"))["/**"]["ros__parameters"]
+    assert list(kinematics["robot_description_kinematics"]) == [servo(path)["move_group_name"]]
