@@ -34,7 +34,7 @@ class Publishers:
         """Create the publishers of a lifecycle node; `config` returns its current parameters."""
         self._node = node
         self._config = config
-        self._reported: tuple[State, Reason] | None = None
+        self._reported: tuple[State, Reason, bool] | None = None
         self.answer_listeners: list[Callable[[Answer], None]] = []
         self.gripper_listeners: list[Callable[[GripperCommand], None]] = []
         self._status = node.create_publisher(VLAStatus, "~/status", qos.LATCHED)
@@ -93,7 +93,7 @@ class Publishers:
 
     def is_news(self, verdict: Verdict) -> bool:
         """True when the last status said something else."""
-        return (verdict.state, verdict.reason) != self._reported
+        return self._summary(verdict) != self._reported
 
     def status(
         self, verdict: Verdict, session: Session | None, instruction: str, now_s: float
@@ -111,8 +111,12 @@ class Publishers:
             outgoing.fill_interventions(message, session.report())
         self._status.publish(message)
         if self.is_news(verdict):
-            self._reported = (verdict.state, verdict.reason)
+            self._reported = self._summary(verdict)
             self._log(verdict)
+
+    def _summary(self, verdict: Verdict) -> tuple[State, Reason, bool]:
+        # Who streams in our place must hear at once that motion is disabled.
+        return verdict.state, verdict.reason, self._config().motion.motion_enabled
 
     def _log(self, verdict: Verdict) -> None:
         text = f"{verdict.state.name} {verdict.reason.name} {verdict.detail}".rstrip()

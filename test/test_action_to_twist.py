@@ -1,0 +1,311 @@
+"""action_to_twist over DDS, beside the node whose actions it streams; see also test_follower.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS; run `make setup`, then `source scripts/env.bash`")
+
+from geometry_msgs.msg import TwistStamped
+from node_cell import MOVING, Cell, is_zero
+from openvla_ros.msg import VLAStatus
+from rcl_interfaces.msg import ParameterType
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.parameter import Parameter
+from std_srvs.srv import Trigger
+
+from openvla_ros.config import PARAMETERS
+from openvla_ros.control.states import Reason, State
+from openvla_ros.errors import ConfigurationError
+from openvla_ros.ros import qos
+from openvla_ros.ros.action_to_twist import USED, ActionToTwistNode
+from openvla_ros.ros.process import EXECUTOR_THREADS
+
+pytestmark = pytest.mark.ros
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENT = {"base_frame": "base_link", "node_timeout": 10.0, "max_action_age": 30.0}
+#: 10 mm at 5 mm/s last 2 s: what stops such an action is not that it is over.
+SLOW = {"limits.linear_speed": 0.005}
+
+
+class Streamer:
+    """An action_to_twist in the context of a cell, and what it has published."""
+
+    def __init__(self, cell: Cell, **parameters: Any) -> None:
+        self.cell = cell
+        self.node = ActionToTwistNode(
+            steady_clock=cell.steady,
+            context=cell.context,
+            parameter_overrides=[
+                Parameter(k, value=v) for k, v in {**PATIENT, **parameters}.items()
+            ],
+        )
+        self.twists: list[TwistStamped] = []
+        self.statuses: list[VLAStatus] = []
+        cell.hear(TwistStamped, "/action_to_twist/twist_cmd", self.twists, 100)
+        cell.hear(VLAStatus, "/action_to_twist/status", self.statuses, qos.LATCHED)
+        self._executor = MultiThreadedExecutor(EXECUTOR_THREADS, context=cell.context)
+        self._executor.add_node(self.node)
+        self._is_over = False
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        while not self._is_over:
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def wait_twists(self, count: int) -> list[TwistStamped]:
+        begin = len(self.twists)
+        self.cell.wait(lambda: len(self.twists) >= begin + count, "twists")
+        return self.twists[begin : begin + count]
+
+    def wait_moving(self) -> None:
+        begin = len(self.twists)
+        self.cell.wait(lambda: any(not is_zero(t) for t in self.twists[begin:]), "a moving twist")
+
+    def wait_zero(self) -> None:
+        self.cell.wait(lambda: self.twists and is_zero(self.twists[-1]), "a zero twist")
+        assert all(is_zero(t) for t in self.wait_twists(10))
+
+    def wait_status(self, state: State, reason: Reason) -> VLAStatus:
+        def found() -> VLAStatus | None:
+            last = self.statuses[-1] if self.statuses else None
+            return last if last and (last.state, last.reason) == (state, reason) else None
+
+        return self.cell.wait(found, f"{state.name} {reason.name}")
+
+    def trigger(self, name: str) -> None:
+        client = self.cell.peer.create_client(Trigger, f"/action_to_twist/{name}")
+        self.cell.wait(client.service_is_ready, name)
+        future = client.call_async(Trigger.Request())
+        self.cell.wait(future.done, name)
+        assert future.result().success
+
+    def close(self) -> None:
+        self.node.stop_streaming()
+        self._is_over = True
+        self._thread.join()
+        self._executor.shutdown()
+        self._executor._executor.shutdown(wait=True)
+        self.node.destroy_node()
+
+
+@pytest.fixture
+def cell() -> Iterator[Cell]:
+    with Cell(**{**MOVING, **SLOW, "output": "none", "motion_enabled": False}) as a_cell:
+        yield a_cell
+
+
+@pytest.fixture
+def streamer(cell: Cell) -> Iterator[Streamer]:
+    a_streamer = Streamer(cell, **SLOW)
+    yield a_streamer
+    a_streamer.close()
+
+
+def start_moving(cell: Cell, streamer: Streamer) -> None:
+    cell.start()
+    cell.answer()
+    streamer.wait_status(State.IDLE, Reason.OK)  # a dry run: the streamer has seen it
+    assert cell.enable_motion(True).success
+    cell.answer()
+    streamer.wait_moving()
+
+
+def test_zeros_are_streamed_without_any_node(cell: Cell, streamer: Streamer) -> None:
+    twists = streamer.wait_twists(5)
+    assert all(is_zero(t) and t.header.frame_id == "base_link" for t in twists)
+    assert all(t.header.stamp.sec > 0 for t in twists)
+
+
+def test_an_action_that_the_node_executes_is_streamed_and_the_node_streams_none(
+    cell: Cell, streamer: Streamer
+) -> None:
+    start_moving(cell, streamer)
+    moving = next(t for t in reversed(streamer.twists) if not is_zero(t))
+    assert moving.twist.linear.x == pytest.approx(0.005)
+    assert cell.twists == []
+
+
+def test_the_displacement_on_the_wire_is_the_one_in_the_message(cell: Cell) -> None:
+    fast = Streamer(cell)
+    try:
+        start_moving(cell, fast)
+        begin = len(fast.twists)
+        action = cell.answer()
+        fast.wait_zero()
+        travelled = sum(t.twist.linear.x for t in fast.twists[begin:]) * 0.02
+        assert list(action.steps[:3]) == [action.delta_position.x, 0.0, 0.0]
+        # The action before is still running when this one replaces it.
+        assert action.delta_position.x - 0.001 < travelled < 2.0 * action.delta_position.x
+    finally:
+        fast.close()
+
+
+@pytest.mark.parametrize("stop", ["stop", "dry run", "instruction", "deactivate"])
+def test_what_stops_the_node_stops_the_stream(cell: Cell, streamer: Streamer, stop: str) -> None:
+    start_moving(cell, streamer)
+    if stop == "stop":
+        cell.trigger("stop")
+    elif stop == "dry run":
+        cell.enable_motion(False)
+    elif stop == "instruction":
+        cell.instruct("")
+    else:
+        assert cell.change("deactivate")
+    streamer.wait_zero()
+
+
+def test_a_silent_node_stops_the_stream_and_zeros_go_on(cell: Cell, streamer: Streamer) -> None:
+    assert streamer.node.set_parameters([Parameter("node_timeout", value=1.5)])[0].successful
+    start_moving(cell, streamer)
+    # No word is heard any more; the clocks go on.
+    streamer.node._follower.report = streamer.node._follower.order = lambda _: None
+    for _ in range(40):
+        cell.steady.jump(0.05)  # less than a late tick: only the silence counts
+        streamer.wait_twists(1)
+    status = streamer.wait_status(State.HOLD, Reason.MODEL_HANG)
+    assert "node_timeout" in status.detail
+    streamer.wait_zero()
+
+
+def test_its_own_stop_holds_until_its_own_start(cell: Cell, streamer: Streamer) -> None:
+    start_moving(cell, streamer)
+    streamer.trigger("stop")
+    streamer.wait_zero()
+    cell.answer()
+    assert all(is_zero(t) for t in streamer.wait_twists(10))
+    streamer.trigger("start")
+    cell.answer()
+    streamer.wait_moving()
+
+
+def test_one_that_comes_up_beside_an_armed_node_waits_for_start(
+    cell: Cell, streamer: Streamer
+) -> None:
+    start_moving(cell, streamer)
+    streamer.close()
+    respawned = Streamer(cell, **SLOW)
+    try:
+        respawned.wait_status(State.HOLD, Reason.OPERATOR)
+        cell.answer()
+        assert all(is_zero(t) for t in respawned.wait_twists(10))
+        respawned.trigger("start")
+        cell.answer()
+        respawned.wait_moving()
+    finally:
+        respawned.close()
+
+
+def test_nothing_follows_the_last_zeros(cell: Cell, streamer: Streamer) -> None:
+    start_moving(cell, streamer)
+    streamer.node.stop_streaming()
+    cell.answer()
+    count = -1
+    while count != len(streamer.twists):
+        count = len(streamer.twists)
+        cell.answer()
+    assert all(is_zero(t) for t in streamer.twists[-5:])
+
+
+def test_a_failed_callback_stops_the_stream(cell: Cell, streamer: Streamer) -> None:
+    start_moving(cell, streamer)
+
+    def boom(_: Any) -> None:
+        raise RuntimeError("boom")
+
+    streamer.node._follower.order = boom
+    cell.answer()
+    streamer.wait_status(State.FAULT, Reason.MODEL_ERROR)
+    streamer.wait_zero()
+
+
+# Parameters ---------------------------------------------------------------------------------------
+
+
+def make(context: Any, **parameters: Any) -> ActionToTwistNode:
+    overrides = [Parameter(k, value=v) for k, v in parameters.items()]
+    return ActionToTwistNode(context=context, parameter_overrides=overrides)
+
+
+def test_it_takes_the_parameter_file_of_the_node_and_declares_what_it_uses(cell: Cell) -> None:
+    values = {
+        name: list(p.default) if isinstance(p.default, tuple) else p.default
+        for name, p in PARAMETERS.items()
+    }
+    node = make(cell.context, **{**values, "base_frame": "base_link"})
+    try:
+        declared = {n for n in PARAMETERS if node.has_parameter(n)}
+        assert declared == set(USED)
+        kinds = node.describe_parameter("node_timeout").type
+        assert kinds == ParameterType.PARAMETER_DOUBLE
+    finally:
+        node.stop_streaming()
+        node.destroy_node()
+
+
+def test_a_misspelt_parameter_is_an_error_that_names_it(cell: Cell) -> None:
+    with pytest.raises(ConfigurationError, match=r"node_timeot.*node_timeout"):
+        make(cell.context, base_frame="base_link", node_timeot=2.0)
+
+
+def test_without_a_base_frame_it_does_not_start(cell: Cell) -> None:
+    with pytest.raises(ConfigurationError, match="base_frame"):
+        make(cell.context)
+
+
+def test_limits_change_while_it_runs(cell: Cell, streamer: Streamer) -> None:
+    start_moving(cell, streamer)
+    result = streamer.node.set_parameters([Parameter("limits.linear_speed", value=0.002)])[0]
+    assert result.successful, result.reason
+    cell.answer()
+    cell.wait(lambda: streamer.twists[-1].twist.linear.x == pytest.approx(0.002), "a slower twist")
+
+
+def test_a_limit_out_of_range_is_refused(streamer: Streamer) -> None:
+    result = streamer.node.set_parameters([Parameter("node_timeout", value=0.1)])[0]
+    assert not result.successful
+
+
+# The process --------------------------------------------------------------------------------------
+
+
+def test_it_imports_neither_torch_nor_transformers_until_it_streams() -> None:
+    code = """
+import sys, rclpy
+from openvla_ros.ros.action_to_twist import ActionToTwistNode
+from rclpy.parameter import Parameter
+rclpy.init()
+node = ActionToTwistNode(parameter_overrides=[Parameter("base_frame", value="b")])
+for _ in range(20):
+    rclpy.spin_once(node, timeout_sec=0.05)
+node.stop_streaming()
+print("heavy:", [m for m in ("torch", "transformers") if m in sys.modules])
+node.destroy_node()
+rclpy.shutdown()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    assert "heavy: []" in result.stdout, result.stdout + result.stderr
+
+
+def test_unusable_parameters_end_the_process_with_a_message_and_no_traceback() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "openvla_ros.ros.action_to_twist"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+    )
+    assert result.returncode == 1
+    assert "action_to_twist: base_frame is empty" in result.stderr
+    assert "Traceback" not in result.stderr
