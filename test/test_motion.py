@@ -303,6 +303,7 @@ def test_a_steered_arm_without_a_pose_brakes_along_one_ramp() -> None:
         motion.follow(STEERED * 2.5, 0.02 * k, turned(0.0))
     speeds = [motion.follow(STEERED * 2.5, 0.1 + 0.02 * k)[1] for k in range(16)]
     assert speeds == sorted(speeds, reverse=True) and speeds[-1] == 0.0
+    assert motion.report(0.42).counts[Intervention.RAMP] == 1
 
 
 # Parameters ------------------------------------------------------------------------------------

@@ -312,6 +312,26 @@ def test_an_arm_that_still_brakes_needs_its_pose_too() -> None:
     assert (counts[Intervention.NO_POSE], counts[Intervention.RAMP]) == (1, 1)
 
 
+def test_an_arm_that_turns_round_is_moving_while_its_twist_is_zero() -> None:
+    """A late tick carried it past the end of its way: it brakes, rests for a tick, comes back."""
+    safety = SafetyFilter(SafetySettings())
+    safety.apply(FORWARD * 2.0, 0.0)
+    for now_s, speed, is_moving in [
+        (0.02, 0.1, True),
+        (0.06, 0.0, True),
+        (0.08, -0.1, True),
+        (0.10, 0.0, False),
+    ]:
+        assert safety.apply(np.zeros(6), now_s)[0] == pytest.approx(speed, abs=1e-12)
+        assert safety.is_moving == is_moving, now_s
+
+
+def test_a_shorter_tick_allows_a_smaller_step() -> None:
+    safety = SafetyFilter(SafetySettings())
+    safety.settings = SafetySettings(tick_s=0.01)
+    assert safety.apply(FORWARD * 2.0, 0.0)[0] == pytest.approx(0.05)
+
+
 def test_the_report_in_words_names_what_happened() -> None:
     safety = a_filter()
     assert safety.report(0.0).counted_words == safety.report(0.0).current_words == ""
