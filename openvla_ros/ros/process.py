@@ -31,9 +31,7 @@ SWITCH_INTERVAL_S = 0.001
 EXIT_HUNG = 3
 
 
-def run(
-    make_node: Callable[[], Any], args: list[str] | None, program: str = "openvla_node"
-) -> int:
+def run(make_node: Callable[[], Any], args: list[str] | None, program: str = "openvla_node") -> int:
     """Spin the node until a signal or until it gives up; return the exit code.
 
     0 after SIGINT or SIGTERM, 1 for unusable parameters, 3 when the policy hangs.
@@ -82,11 +80,12 @@ def _shut_down(executor: MultiThreadedExecutor, node: Any) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    executor.shutdown()
-    # rclpy leaves callbacks running in its thread pool, which would find the node destroyed.
+    # First the callbacks that rclpy leaves running in its thread pool: they would find the executor
+    # shut down ("cannot use Destroyable"), and then the node destroyed.
     pool = getattr(executor, "_executor", None)
     if pool is not None:
         pool.shutdown(wait=True)
+    executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown()
     return code
