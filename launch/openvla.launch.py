@@ -64,6 +64,7 @@ OTHERS = {
     "image": ("image", "camera topic; with image_transport:=compressed its /compressed"),
     "twist": ("", "topic for the twist, e.g. /servo_node/delta_twist_cmds"),
     "pose": ("", "topic for the target pose with output:=pose, e.g. /target_pose"),
+    "gripper": ("", "gripper.backend: none, or where the command goes besides ~/gripper_cmd"),
     "ee_pose": ("", "topic of the measured pose, PoseStamped, e.g. /current_pose"),
     "namespace": ("", "namespace of the node"),
     "use_sim_time": ("", "true: take time from /clock"),
@@ -229,6 +230,9 @@ def _overrides(given: dict[str, str]) -> dict:
     values: dict = {}
     if given["use_sim_time"]:
         values["use_sim_time"] = bool(yaml.safe_load(given["use_sim_time"]))
+    if given["gripper"]:
+        backend = PARAMETERS["gripper.backend"].check(given["gripper"])
+        values["gripper.backend"] = ParameterValue(backend, value_type=str)
     for name in FORWARDED:
         if not given[name]:
             continue

@@ -85,6 +85,7 @@ def test_arguments_have_the_types_of_their_parameters(launch_file) -> None:
         "motion_enabled": "true",
         "action_hz": "5",
         "instruction": "pick: the cup",
+        "gripper": "none",
         "mock_action": "[0.01, 0, 0, 0, 0, 0, 1]",
     }
     values = launch_file._overrides(given)
@@ -92,11 +93,14 @@ def test_arguments_have_the_types_of_their_parameters(launch_file) -> None:
     assert values["action_hz"] == 5.0 and isinstance(values["action_hz"], float)
     assert values["mock_action"] == [0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
     assert values["instruction"].value == "pick: the cup"
+    assert values["gripper.backend"].value == "none"
 
 
 def test_a_bad_argument_is_refused_by_name(launch_file, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match="quantization"):
         started(launch_file, monkeypatch, quantization="int3")
+    with pytest.raises(ConfigurationError, match=r"gripper\.backend.*franka"):
+        started(launch_file, monkeypatch, gripper="hand")
     with pytest.raises(ConfigurationError, match="franka_servo"):
         started(launch_file, monkeypatch, robot="frnka")
     with pytest.raises(ConfigurationError, match="params_file"):
