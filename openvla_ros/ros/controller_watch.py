@@ -17,9 +17,12 @@ from openvla_ros.ros.guards import guarded_callback
 from openvla_ros.ros.session import Session
 
 PERIOD_S = 0.2
-PATIENCE_S = 3.0  # at activation: the controller may have been started at the same time
-#: Nodes that listen to everything and move nothing, by the beginning of their names.
+PATIENCE_S = 5.0  # at activation: two processes may take seconds to discover each other
+#: Nodes that listen to everything and move nothing, by the beginning of their names; and those
+#: whose names are not known: ROS nodes until they are fully discovered, and DDS programs.
 LISTENERS = (
+    "_CREATED_BY_BARE_DDS_APP_",
+    "_NODE_NAME_UNKNOWN_",
     "_ros2cli",
     "rosbag2",
     "rqt",
