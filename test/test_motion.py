@@ -148,6 +148,8 @@ def test_a_small_step_is_ignored_and_counted() -> None:
     np.testing.assert_allclose(plan.steps, [[0.0, 0.0, 0.0, 0.0, 0.0, 0.01]], atol=1e-12)
     motion.execute(plan, 0.0)
     assert motion.report(0.0).counts[Intervention.DEAD_BAND] == 1
+    motion.execute(motion.plan(prediction(small * 0.0)), 0.2)
+    assert motion.report(0.2).counts[Intervention.DEAD_BAND] == 1, "nothing to ignore"
 
 
 def test_the_dead_band_comes_before_the_scale() -> None:
