@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
@@ -12,14 +13,15 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS; run `make setup`, then `source scripts/env.bash`")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseStamped, TransformStamped
 from nav_msgs.msg import Path
 from node_cell import MOVING, NAME, Cell
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from visualization_msgs.msg import Marker, MarkerArray
 
 from openvla_ros.control.states import Reason, State
 from openvla_ros.evaluation.drawing import BAD, GOOD, MOVE
-from openvla_ros.evaluation.overlay import HEADER, HEIGHT, PICTURE, WIDTH
+from openvla_ros.evaluation.overlay import HEADER, HEIGHT, ON_PICTURE, PICTURE, WIDTH
 from openvla_ros.ros import debug_views
 
 pytestmark = pytest.mark.ros
@@ -188,6 +190,89 @@ def test_without_a_base_frame_there_are_no_markers() -> None:
         cell.answer()
         cell.wait(lambda: pictures, "a picture")
         assert not arrays
+
+
+class StandInTf2:
+    """As much of tf2_ros as is used: a camera one metre above the base, looking down."""
+
+    class TransformException(Exception):  # noqa: N818 - its name in tf2_ros
+        pass
+
+    class Buffer:
+        def lookup_transform(self, target: str, source: str, time: Any) -> TransformStamped:
+            if (target, source) != ("camera_optical_frame", "base_link"):
+                raise StandInTf2.TransformException(f"no {target}")
+            found = TransformStamped()
+            found.transform.translation.z = 1.0
+            half = 0.5**0.5  # x → -y, y → -x, z → -z
+            turn = found.transform.rotation
+            turn.x, turn.y, turn.z, turn.w = half, -half, 0.0, 0.0
+            return found
+
+    class TransformListener:
+        def __init__(self, buffer: Any, node: Any, spin_thread: bool) -> None:
+            assert not spin_thread
+
+
+def camera_info() -> CameraInfo:
+    info = CameraInfo(width=640, height=480, k=[600.0, 0, 319.5, 0, 600, 239.5, 0, 0, 1])
+    info.header.frame_id = "camera_optical_frame"
+    return info
+
+
+def show_place_of_camera_and_tool(cell: Cell) -> None:
+    """Publish CameraInfo and the pose of the end effector until the node has both."""
+    infos = cell.peer.create_publisher(CameraInfo, "camera_info", 1)
+    poses = cell.peer.create_publisher(PoseStamped, "ee_pose", 1)
+    cell.wait(infos.get_subscription_count, "a subscription to camera_info")
+    cell.wait(poses.get_subscription_count, "a subscription to ee_pose")
+
+    def both() -> bool:
+        pose = PoseStamped()
+        pose.header.frame_id = "base_link"
+        pose.header.stamp = cell.node.get_clock().now().to_msg()
+        pose.pose.orientation.w = 1.0
+        poses.publish(pose)
+        infos.publish(camera_info())
+        picture = cell.node._debug_views._picture
+        return picture._geometry._info is not None and cell.node.ee_pose.read() is not None
+
+    cell.wait(both, "camera_info and ee_pose")
+
+
+def test_a_calibrated_camera_puts_the_step_into_the_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tf2_ros", StandInTf2)
+    black = np.zeros((480, 640, 3), np.uint8)
+    with Cell(base_frame="base_link", mock_action=ACTION, speed_scale=1.0) as cell:
+        heard = watch(cell, Image, "image")
+        cell.start()
+        show_place_of_camera_and_tool(cell)
+        cell.image(black)
+        picture = pixels(cell.wait(lambda: heard and heard[-1], "a picture"))
+        rows, columns = np.nonzero((picture == ON_PICTURE).all(axis=-1))
+        # 20 mm forward, five times as long, seen from 1 m, and 10 mm up: up in the picture.
+        scale = PICTURE / 640
+        assert abs(columns.mean() - PICTURE / 2) < 2
+        assert abs(np.ptp(rows) - 600 * 0.1 / 0.95 * scale) < 6
+        assert rows.max() - (HEADER + PICTURE / 2) < 6
+
+
+def test_without_tf2_the_picture_says_why_it_has_no_arrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tf2_ros", None)  # import raises ImportError
+    said: list[tuple[str, ...]] = []
+    draw = debug_views.draw_overlay
+    monkeypatch.setattr(
+        debug_views, "draw_overlay", lambda overlay: said.append(overlay.facts) or draw(overlay)
+    )
+    with Cell(base_frame="base_link") as cell:
+        watch(cell, Image, "image")
+        cell.start()
+        show_place_of_camera_and_tool(cell)
+        cell.answer()
+        cell.wait(lambda: said, "a picture")
+        assert "no arrow in the picture: tf2_ros is not installed" in said[-1]
 
 
 # /diagnostics ------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def _draw_panel(draw: ImageDraw.ImageDraw, overlay: Overlay, x: int, y: int) -> 
         draw.text((x, y), "INVALID TOKENS: not an action", BAD, font=font(14))
         y += 20
     for fact in overlay.facts:
-        for line in wrap(draw, fact, 13, PANEL - 2 * MARGIN, 1):
+        for line in wrap(draw, fact, 13, PANEL - 2 * MARGIN, 2):
             draw.text((x, y), line, INK, font=font(13))
             y += 18
 

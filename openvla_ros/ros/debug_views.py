@@ -6,10 +6,8 @@ with room for one answer: when answers come faster, the newest is drawn.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -22,12 +20,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from visualization_msgs.msg import MarkerArray
 
-from openvla_ros.control.pose import Pose, pose_problem
-from openvla_ros.control.states import Drop, Reason, State
-from openvla_ros.control.supervisor import Verdict
-from openvla_ros.evaluation.overlay import Overlay, draw_overlay
+from openvla_ros.control.states import Drop
+from openvla_ros.evaluation.overlay import draw_overlay
 from openvla_ros.evaluation.step_shapes import DeltaPath
-from openvla_ros.messages import stamp_ns
+from openvla_ros.ros.debug_picture import DebugPicture, Scene, state_text, tool_pose
 from openvla_ros.ros.frames import Answer
 from openvla_ros.ros.markers import path_message, step_markers
 from openvla_ros.ros.session import Session
@@ -39,27 +35,6 @@ LOOK_PERIOD_S = 0.5  # a state that changes without an answer is drawn so late a
 SHORTEST_PERIOD_S = 0.1
 JPEG_QUALITY = 85
 JOIN_S = 2.0
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One answer, and the node at the moment of drawing.
-
-    Attributes:
-        viewers: Subscribers of each topic: a new one wants to see what there is.
-    """
-
-    answer: Answer
-    verdict: Verdict
-    is_dry_run: bool
-    viewers: tuple[int, ...]
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """Scenes with the same key look the same."""
-        frame = self.answer.frame
-        state = (self.verdict.state, self.verdict.reason, self.is_dry_run)
-        return (frame.activation, self.answer.sequence, *state, *self.viewers)
 
 
 class DebugViews:
@@ -82,6 +57,7 @@ class DebugViews:
         self._compressed = node.create_publisher(CompressedImage, "~/debug/image/compressed", QOS)
         self._markers = node.create_publisher(MarkerArray, "~/debug/markers", QOS)
         self._path = node.create_publisher(Path, "~/debug/path", QOS)
+        self._picture = DebugPicture(node, base_frame)
         self._newest: Answer | None = None
         self._drawn: tuple[Any, ...] = ()
         self._route_lock = threading.Lock()
@@ -118,7 +94,10 @@ class DebugViews:
         session, answer = self._session(), self._newest
         if session is None or not session.is_active:
             self._newest = None
-        elif answer is not None:
+            return
+        if self._wants_image(session):
+            self._picture.listen()
+        if answer is not None:
             self._offer(session, answer)
 
     def _offer(self, session: Session, answer: Answer) -> None:
@@ -158,7 +137,7 @@ class DebugViews:
         self._drawn = scene.key
         try:
             if self._wants_image(session):
-                self._publish_image(draw_overlay(_overlay(scene, session)), scene)
+                self._publish_image(draw_overlay(self._picture.overlay(scene, session)), scene)
             if self._wants_markers(session):
                 self._publish_markers(scene, session)
         except Exception as error:
@@ -189,8 +168,8 @@ class DebugViews:
         motion, plan = session.config.motion, scene.answer.plan
         box = (np.array(motion.workspace_min), np.array(motion.workspace_max))
         step = None if plan.steps is None else plan.steps[0]
-        text = f"{_state_text(scene)}\n{scene.answer.frame.instruction}"
-        tool, is_measured = _tool_pose(session)
+        text = f"{state_text(scene)}\n{scene.answer.frame.instruction}"
+        tool, is_measured = tool_pose(session)
         if not is_measured:
             text += "\n(drawn at the base: the pose of the end effector is not known)"
         self._markers.publish(
@@ -209,69 +188,5 @@ class DebugViews:
         with self._route_lock:
             if key != self._route_of:
                 self._route_of = key
-                self._route.begin(_tool_pose(session)[0])
+                self._route.begin(tool_pose(session)[0])
             self._route.add(answer.plan.steps)
-
-
-def _tool_pose(session: Session) -> tuple[Pose, bool]:
-    """Where the end effector is, or the base; and which of the two."""
-    measured = session.ee_pose()
-    if measured is None or pose_problem(measured):
-        return Pose(), False
-    return measured.pose, True
-
-
-def _overlay(scene: Scene, session: Session) -> Overlay:
-    answer, verdict = scene.answer, scene.verdict
-    image, view = session.view(answer.frame)
-    steps = answer.plan.steps
-    step = np.full(6, math.nan) if steps is None else steps[0]
-    is_bad = verdict.state is State.FAULT or verdict.reason is Reason.STALE_IMAGE
-    level = "ok" if verdict.state is State.RUNNING else "bad" if is_bad else "warn"
-    return Overlay(
-        view=view,
-        instruction=answer.frame.instruction,
-        state=_state_text(scene),
-        level=level,
-        detail=verdict.detail,
-        delta_position_m=step[:3],
-        delta_rotation_rad=step[3:],
-        gripper=answer.plan.gripper_opening,
-        gripper_is_open=answer.gripper_is_open,
-        verdict=_verdict_text(answer),
-        is_executed=answer.drop is Drop.NONE,
-        is_valid=answer.prediction.is_valid,
-        facts=_facts(answer, image, view),
-    )
-
-
-def _state_text(scene: Scene) -> str:
-    state, reason = scene.verdict.state, scene.verdict.reason
-    text = state.name if reason is Reason.OK else f"{state.name} {reason.name}"
-    return f"{text} (dry run)" if scene.is_dry_run else text
-
-
-def _verdict_text(answer: Answer) -> str:
-    if answer.drop is Drop.NONE:
-        return "executed"
-    return f"not executed: {answer.drop.name.lower().replace('_', ' ')}"
-
-
-def _facts(answer: Answer, image: np.ndarray, view: np.ndarray) -> tuple[str, ...]:
-    stamp = stamp_ns(answer.frame.message.header.stamp)
-    age = f"{(answer.end_ns - stamp) * 1e-6:.0f} ms after the image" if stamp else "image unstamped"
-    facts = [
-        f"answer {answer.sequence}, {age}",
-        f"model {answer.inference_ms:.0f} ms, {answer.prediction.passes} passes",
-        f"the model sees {_size(view)} of {_size(image)} pixels",
-        f"statistics {answer.prediction.unnorm_key}",
-    ]
-    if answer.plan.clip_mask:
-        axes = ("dx", "dy", "dz", "rx", "ry", "rz")
-        cut = [name for bit, name in enumerate(axes) if answer.plan.clip_mask & (1 << bit)]
-        facts.append(f"cut to the limit: {', '.join(cut)}")
-    return tuple(facts)
-
-
-def _size(pixels: np.ndarray) -> str:
-    return f"{pixels.shape[1]} x {pixels.shape[0]}"

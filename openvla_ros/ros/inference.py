@@ -59,15 +59,15 @@ class Predictor:
         )
 
     def view(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-        """Return the image of a frame, cut to `image_roi`, and what the network gets of it.
+        """Return the picture of a frame, and what the network gets of it.
 
         Both are (H, W, 3) uint8 RGB. For people: any thread may ask.
 
         Raises:
             ImageError: The message cannot be decoded, or `image_roi` does not fit it.
         """
-        image = crop(self._decode(frame.message), self._roi)
-        return image, self._policy.view(image)
+        picture = self._decode(frame.message)
+        return picture, self._policy.view(crop(picture, self._roi))
 
     def _ask(self, frame: Frame, image: np.ndarray) -> Prediction:
         observation = Observation(
