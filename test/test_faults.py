@@ -60,9 +60,9 @@ def test_the_arm_stops_within_the_bound(split_cell: Cell, role: str, kind: str) 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "faults"), [("single", 9), ("split", 12)])
 def test_every_fault_once(mode: str, faults: int) -> None:
+    options = f"--rounds {faults} --seed 1 --mode {mode} --allowance {BUSY_S}"
     result = subprocess.run(
-        [sys.executable, str(RUN), "--rounds", str(faults), "--seed", "1", "--mode", mode]
-        + ["--allowance", str(BUSY_S)],
+        [sys.executable, str(RUN), *options.split()],
         capture_output=True,
         text=True,
         timeout=400,
