@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from openvla_ros.errors import ImageError
-from openvla_ros.evaluation.drawing import BAD, GOOD, MOVE
+from openvla_ros.evaluation.drawing import BAD, GOOD, MOVE, PAPER
 from openvla_ros.evaluation.overlay import (
     HEADER,
     HEIGHT,
@@ -88,6 +88,12 @@ def test_what_is_not_known_is_no_arrow_and_no_bar() -> None:
 def test_invalid_tokens_are_said() -> None:
     assert count(draw_overlay(OVERLAY), BAD) == 0
     assert count(draw_overlay(replace(OVERLAY, is_valid=False)), BAD) > 50
+
+
+def test_the_most_that_can_be_said_fits() -> None:
+    facts = ("answer 1", "model", "the model sees", "cut to the limit", "no arrow " * 12)
+    full = draw_overlay(replace(OVERLAY, is_valid=False, is_executed=False, facts=facts))
+    assert (full[-6:, PICTURE:] == PAPER).all()
 
 
 def test_a_long_instruction_stays_on_the_picture() -> None:

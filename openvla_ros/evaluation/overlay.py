@@ -129,19 +129,19 @@ def _draw_view(canvas: Image.Image, draw: ImageDraw.ImageDraw, overlay: Overlay)
 
 
 def _draw_panel(draw: ImageDraw.ImageDraw, overlay: Overlay, x: int, y: int) -> None:
-    draw_compass(draw, overlay.delta_position_m, (x + 108, y + 102), 74)
-    draw_height_bar(draw, overlay.delta_position_m[2], (x + 222, y + 34), 136)
+    draw_compass(draw, overlay.delta_position_m, (x + 108, y + 92), 64)
+    draw_height_bar(draw, overlay.delta_position_m[2], (x + 222, y + 34), 116)
     millimetres = 1000.0 * overlay.delta_position_m
-    y += 200
+    y += 176
     for axis, value in zip("xyz", millimetres, strict=True):
         _draw_number(draw, (x + 97 * "xyz".index(axis), y), f"d{axis}", value, "mm")
-    y += 30
+    y += 27
     for axis, value in zip("xyz", overlay.delta_rotation_rad, strict=True):
         _draw_turn(draw, (x, y), f"r{axis}", float(value))
-        y += 22
-    y += 8
+        y += 21
+    y += 6
     _draw_gripper(draw, overlay, x, y)
-    y += 34
+    y += 31
     colour = GOOD if overlay.is_executed else WAITS
     draw.text((x, y), fit(draw, overlay.verdict, 16, PANEL - 2 * MARGIN), colour, font=font(16))
     y += 24
@@ -151,7 +151,7 @@ def _draw_panel(draw: ImageDraw.ImageDraw, overlay: Overlay, x: int, y: int) -> 
     for fact in overlay.facts:
         for line in wrap(draw, fact, 13, PANEL - 2 * MARGIN, 2):
             draw.text((x, y), line, INK, font=font(13))
-            y += 18
+            y += 16
 
 
 def _draw_number(

@@ -158,9 +158,9 @@ def _facts(answer: Answer, image_size: str, view_size: str) -> tuple[str, ...]:
     age = f"{(answer.end_ns - stamp) * 1e-6:.0f} ms after the image" if stamp else "image unstamped"
     facts = [
         f"answer {answer.sequence}, {age}",
-        f"model {answer.inference_ms:.0f} ms, {answer.prediction.passes} passes",
+        f"model {answer.inference_ms:.0f} ms, {answer.prediction.passes} passes, "
+        f"{answer.prediction.unnorm_key}",
         f"the model sees {view_size} of {image_size} pixels",
-        f"statistics {answer.prediction.unnorm_key}",
     ]
     if answer.plan.clip_mask:
         axes = ("dx", "dy", "dz", "rx", "ry", "rz")
