@@ -15,7 +15,7 @@ from openvla_ros.ros.health import CONCERNS, MEBIBYTE, Health, Level, Snapshot, 
 from openvla_ros.ros.ledger import Ledger
 from openvla_ros.types import PolicyInfo
 
-PARTS = ["camera", "model", "inference", "command stream", "controller", "GPU"]
+PARTS = ["camera", "model", "inference", "command stream", "controller", "gripper", "GPU"]
 
 
 def busy_ledger() -> Ledger:
@@ -141,6 +141,13 @@ def test_motion_without_a_listener_warns_and_a_dry_run_does_not() -> None:
     dry = NodeConfig.from_values({})
     assert health("controller", subscribers=0, config=dry).level is Level.OK
     assert health("controller", publishers=2).level is Level.WARN
+
+
+def test_a_gripper_that_refused_warns_with_its_words() -> None:
+    """The arm goes on: only this line, and the log, say that the fingers may be elsewhere."""
+    part = health("gripper", gripper_trouble="move rejected the goal")
+    assert (part.level, part.message) == (Level.WARN, "move rejected the goal")
+    assert health("gripper").values == {"gripper.backend": "none"}
 
 
 def test_the_gpu_warns_when_it_is_nearly_full() -> None:

@@ -278,6 +278,9 @@ def test_without_tf2_the_picture_says_why_it_has_no_arrow(monkeypatch: pytest.Mo
 # /diagnostics ------------------------------------------------------------------------------------
 
 
+PARTS = ("camera", "model", "inference", "command stream", "controller", "gripper", "GPU")
+
+
 def diagnostics(cell: Cell) -> list[DiagnosticArray]:
     heard: list[DiagnosticArray] = []
     cell.hear(DiagnosticArray, "/diagnostics", heard, 10)
@@ -285,10 +288,7 @@ def diagnostics(cell: Cell) -> list[DiagnosticArray]:
 
 
 def test_diagnostics_name_every_part_in_every_lifecycle_state() -> None:
-    names = [
-        f"openvla_node: {part}"
-        for part in ("camera", "model", "inference", "command stream", "controller", "GPU")
-    ]
+    names = [f"openvla_node: {part}" for part in PARTS]
     with Cell(**MOVING) as cell:
         heard = diagnostics(cell)
         first = cell.wait(lambda: heard and heard[0], "diagnostics")

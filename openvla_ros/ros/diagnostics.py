@@ -36,6 +36,7 @@ class Diagnostics:
         verdict: Callable[[], Verdict],
         config: Callable[[], NodeConfig],
         steady_s: Callable[[], float],
+        gripper_trouble: Callable[[], str] = lambda: "",
     ) -> None:
         """Publish from now on, whatever lifecycle state the node is in.
 
@@ -45,12 +46,14 @@ class Diagnostics:
             verdict: Returns what the node does now.
             config: Returns its parameters.
             steady_s: Steady seconds.
+            gripper_trouble: Returns what is wrong with the gripper, or "".
         """
         self._node = node
         self._session = session
         self._verdict = verdict
         self._config = config
         self._steady_s = steady_s
+        self._gripper_trouble = gripper_trouble
         self._active_since_s: float | None = None
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 1)
         node.create_timer(
@@ -92,6 +95,7 @@ class Diagnostics:
             subscribers=self._node.count_subscribers(topic),
             publishers=self._node.count_publishers(topic),
             gpu_bytes=gpu_memory_bytes(),
+            gripper_trouble=self._gripper_trouble(),
         )
 
     def _status(self, health: Health) -> Any:

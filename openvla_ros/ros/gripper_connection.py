@@ -69,12 +69,15 @@ class GripperConnection:
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
         self._owned.append(lambda: self._node.destroy_timer(timer))
+        name = config.name or USUAL_NAMES[config.backend]
+        self._node.get_logger().info(f"gripper: {config.backend} at {name}")
         self.backend = backend
 
     @property
     def trouble(self) -> str:
         """Why the gripper may not be where it should be; "" when nothing is known."""
-        return "" if self.backend is None else self.backend.trouble
+        backend = self.backend
+        return "" if backend is None else backend.trouble
 
     def command(self, opening: float) -> None:
         """Want the fingers open (1) or closed (0)."""
@@ -95,7 +98,6 @@ class GripperConnection:
             return None
         name = config.name or USUAL_NAMES[config.backend]
         log = self._node.get_logger()
-        log.info(f"gripper: {config.backend} at {name}")
         if config.backend == "franka":
             return self._franka(config, name)
         if config.backend == "interbotix":

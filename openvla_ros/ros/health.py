@@ -80,6 +80,7 @@ class Snapshot:
         subscribers: On the twist topic.
         publishers: On the twist topic; this node is one of them.
         gpu_bytes: Used and total; (0, 0) = this process uses no GPU.
+        gripper_trouble: Why the fingers may not be where they should be; "" = nothing known.
     """
 
     verdict: Verdict
@@ -95,6 +96,7 @@ class Snapshot:
     subscribers: int
     publishers: int
     gpu_bytes: tuple[int, int]
+    gripper_trouble: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,15 @@ def _controller(now: Snapshot) -> Health:
     return Health("controller", level, message, values)
 
 
+def _gripper(now: Snapshot) -> Health:
+    backend = now.config.gripper.backend
+    values = {"gripper.backend": backend}
+    if now.gripper_trouble:
+        return Health("gripper", Level.WARN, now.gripper_trouble, values)
+    message = "on ~/gripper_cmd only" if backend == "none" else "does what it is told"
+    return Health("gripper", Level.OK, message, values)
+
+
 def _gpu(now: Snapshot) -> Health:
     used, total = now.gpu_bytes
     level, message = _judge(now, "GPU", "no GPU is used")
@@ -252,5 +263,6 @@ _PARTS: tuple[Callable[[Snapshot], Health], ...] = (
     _inference,
     _command_stream,
     _controller,
+    _gripper,
     _gpu,
 )
