@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS; run `make setup`")
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from node_cell import MOVING, Cell
 from openvla_ros.msg import VLAStatus
 from rclpy.action import ActionServer, GoalResponse
@@ -225,6 +226,8 @@ def test_a_node_without_the_package_of_its_gripper_is_not_configured(
 class Recording:
     """A backend that writes down what the node wants."""
 
+    trouble = ""
+
     def __init__(self) -> None:
         self.wanted: list[float] = []
         self.is_closed = False
@@ -262,3 +265,21 @@ def test_a_moving_node_publishes_its_own_topic_with_every_backend() -> None:
         cell.node._gripper.backend = backend = Recording()
         cell.wait(lambda: cell.answer() and cell.grippers, "~/gripper_cmd")
         assert backend.wanted[0] == cell.grippers[0].opening == 0.0
+
+
+def test_a_gripper_in_trouble_is_a_warning_of_diagnostics_and_the_arm_goes_on() -> None:
+    with Cell(mock_action=[0.001, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], **MOVING) as cell:
+        heard: list[DiagnosticArray] = []
+        cell.hear(DiagnosticArray, "/diagnostics", heard, 10)
+        cell.start()
+        backend = Recording()
+        backend.trouble = "hand/grasp aborted the goal"
+        cell.node._gripper.backend = backend
+
+        def line() -> Any:
+            lines = [s for s in heard[-1].status if s.name.endswith(": gripper")] if heard else []
+            return next((s for s in lines if s.level == DiagnosticStatus.WARN), None)
+
+        assert cell.wait(line, "a warning").message == "hand/grasp aborted the goal"
+        cell.answer()
+        cell.wait_moving()

@@ -133,6 +133,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
             verdict=self.verdict,
             config=lambda: self._config,
             steady_s=self._steady_s,
+            gripper_trouble=lambda: self._gripper.trouble,
         )
 
     def _create_timers(self) -> None:
