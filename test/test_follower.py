@@ -270,6 +270,13 @@ def test_its_own_stop_cuts_at_the_next_tick_until_its_own_start() -> None:
     assert np.any(rig.tick(5))
 
 
+def test_stop_and_start_within_one_tick_still_drop_the_action() -> None:
+    rig = moving()
+    rig.follower.hold()
+    rig.follower.release()
+    assert not np.any(rig.tick(10))
+
+
 def test_a_failed_callback_stops_the_arm_until_start() -> None:
     rig = moving()
     rig.follower.fail("boom")
