@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from websockets.sync.client import ClientConnection, connect
 
+from openvla_ros.cli import main
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.ros import qos
 from openvla_ros.ros.foxglove_bridge import FoxgloveBridge
@@ -153,3 +155,15 @@ def test_a_viewer_cannot_command_anything(graph: Graph) -> None:
 def test_a_port_in_use_is_said_with_what_to_do(graph: Graph) -> None:
     with pytest.raises(ConfigurationError, match=rf"127\.0\.0\.1:{graph.bridge.port}.*--port"):
         FoxgloveBridge("127.0.0.1", graph.bridge.port, context=graph.context)
+
+
+def test_the_command_says_where_to_connect_and_the_missing_library(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["monitor", "--foxglove", "--port", "0", "--duration", "0.5"]
+    main(arguments)  # nobody is heard, which is another matter
+    assert "ws://127.0.0.1:" in capsys.readouterr().out
+    monkeypatch.delitem(sys.modules, "openvla_ros.ros.foxglove_bridge")
+    monkeypatch.setitem(sys.modules, "foxglove", None)
+    assert main(arguments) == 1
+    assert "pip install 'openvla_ros[foxglove]'" in capsys.readouterr().err

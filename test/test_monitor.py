@@ -32,6 +32,7 @@ def status(**changes: object) -> Message:
         "instruction": "put spoon on towel",
         "image_age": 0.05,
         "image_rate": 5.0,
+        "interventions": "",
     }
     return Message(**(values | changes))
 
@@ -145,6 +146,14 @@ def test_states_and_reasons_are_words_with_the_detail() -> None:
     assert texts(state, 1.0)["state"] == "HOLD STALE_IMAGE: newest image is 2.1 s old"
     state.receive("status", status(motion_enabled=False), 2.0)
     assert texts(state, 2.0)["state"] == "RUNNING  (dry run)"
+
+
+def test_what_limits_and_stops_changed_is_counted() -> None:
+    state = MonitorState(NAMES)
+    state.receive("status", status(), 1.0)
+    assert texts(state, 1.1)["limited by"] == f"{DASH} nothing"
+    state.receive("status", status(interventions="speed 3, workspace 41"), 2.0)
+    assert texts(state, 2.1)["limited by"] == "speed 3, workspace 41"
 
 
 def test_rates_come_from_arrivals_and_vanish_with_them() -> None:

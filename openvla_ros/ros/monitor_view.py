@@ -125,6 +125,7 @@ class MonitorState:
         return [
             Row("state", text + (_silence(age) if stale else ""), "warn" if stale else level),
             Row("instruction", status.instruction or f"{DASH} none", "ok"),
+            Row("limited by", status.interventions or f"{DASH} nothing", "ok"),
             Row("image age", image_age, "warn" if reason == "STALE_IMAGE" else "ok"),
         ]
 
