@@ -124,9 +124,8 @@ def growth(lives: dict[int, list[Usage]]) -> dict[str, int]:
 
 def suffer(cell: Cell, fault: Fault, allowance_s: float = SCHEDULING_S) -> Outcome:
     """Let one fault happen to a moving cell, watch, and bring the cell back to motion."""
-    cell.check()
     observer, role = cell.observer, fault.role
-    observer.wait_moving()
+    cell.bring_to_motion()  # the fault before may have a late effect, when discovery forgets it
     wire_bound, arm_bound = bounds(fault, cell.config, split=cell.is_split, allowance_s=allowance_s)
     before = (len(observer.twists), len(observer.poses))
     at_s = {"kill": kill, "hang": hang, "restart": terminate}[fault.kind](cell, role)

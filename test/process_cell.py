@@ -34,6 +34,7 @@ from openvla_ros.control.states import Reason, State
 from openvla_ros.messages import stamp_ns
 from openvla_ros.ros import qos
 from openvla_ros.ros.child_processes import ChildProcesses
+from openvla_ros.ros.mock_robot import START_POSITION_M
 
 PATIENCE_S = 60.0  # a limit for a broken cell, not a measurement
 ATTEMPT_S = 3.0  # a call may go to a process that was killed; then it is made again
@@ -98,7 +99,8 @@ class Observer:
         p = message.pose.position
         last = self.poses[-1].position if self.poses else (p.x, p.y, p.z)
         now = (p.x, p.y, p.z)
-        self.poses.append(Sample(stamp_ns(message.header.stamp) * 1e-9, now != last, now))
+        moves = now not in (last, START_POSITION_M)  # an arm that was started again is not moving
+        self.poses.append(Sample(stamp_ns(message.header.stamp) * 1e-9, moves, now))
 
     def _on_streamer(self, message: VLAStatus) -> None:
         self.streamer_detail = message.detail
