@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import pytest
 import rclpy
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from lifecycle_msgs.msg import Transition
@@ -33,7 +34,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from openvla_ros.config.policy import ModelConfig
 from openvla_ros.mock_policy import MockPolicy
-from openvla_ros.ros import qos
+from openvla_ros.ros import qos, streaming
 from openvla_ros.ros.node import OpenVLANode
 from openvla_ros.ros.process import EXECUTOR_THREADS
 from openvla_ros.types import PRIMARY, Observation, Prediction
@@ -87,11 +88,15 @@ class GatedPolicy(MockPolicy):
 class Cell:
     """Node, peer and the thread that spins both. Use as a context manager."""
 
-    def __init__(self, *, load: Callable | None = None, **parameters: Any) -> None:
+    def __init__(
+        self, *, load: Callable | None = None, late_tick_s: float = 1e9, **parameters: Any
+    ) -> None:
         """Create the node unconfigured, with backend mock unless told otherwise.
 
         The time-outs are long, so that a busy machine does not change what a test sees.
         """
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr(streaming, "LATE_TICK_S", late_tick_s)
         gc.collect()  # contexts of earlier tests end now: their nodes must not be seen by this one
         parameters = {**PATIENT, **parameters}
         self.context = Context()
@@ -161,6 +166,7 @@ class Cell:
         self.peer.destroy_node()
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
+        self._patch.undo()
 
     # Hearing ------------------------------------------------------------------------------------
 

@@ -251,7 +251,9 @@ def test_the_twist_moves_as_far_as_the_action_says() -> None:
         # Late ticks may add a little; the exact bound is in test_twist.py, on a clock of its own.
         np.testing.assert_allclose(moved, [0.01, -0.02, 0.1], rtol=0.25)
         peak = max(t.twist.linear.x for t in twists)
-        assert peak == pytest.approx(0.01 / 0.2, rel=0.01), "displacement per step is not a velocity"
+        assert peak == pytest.approx(0.01 / 0.2, rel=0.01), (
+            "displacement per step is not a velocity"
+        )
         assert {t.header.frame_id for t in twists} == {"base_link"}
 
 

@@ -11,10 +11,15 @@ MAX_STAMP_AGE_S = 0.3  # what has queued up on its way is not what the person wa
 
 
 class Teleoperation:
-    """Holds the newest twist of ~/teleop_twist."""
+    """Holds the newest twist of ~/teleop_twist.
+
+    Attributes:
+        refusal: Why the newest one is not followed, in words; "" when it is.
+    """
 
     def __init__(self) -> None:
         """Begin with none."""
+        self.refusal = ""
         self._twist = np.zeros(6)
         self._received_s = -math.inf
 
@@ -33,16 +38,10 @@ class Teleoperation:
             base_frame: The only frame that is taken.
         """
         self.forget()
-        if frame != base_frame:
-            return f"it is given in the frame '{frame}', and base_frame is '{base_frame}'."
-        if not np.isfinite(twist).all():
-            return f"it is not finite: {twist.tolist()}."
-        if math.isnan(age_s):
-            return "it carries no time stamp (header.stamp is 0)."
-        if abs(age_s) > MAX_STAMP_AGE_S:
-            return f"its stamp is {age_s:.2f} s old, and {MAX_STAMP_AGE_S} s is the limit."
-        self._twist, self._received_s = np.array(twist, dtype=np.float64), now_s
-        return ""
+        self.refusal = _refusal(np.asarray(twist), frame, age_s, base_frame)
+        if not self.refusal:
+            self._twist, self._received_s = np.array(twist, dtype=np.float64), now_s
+        return self.refusal
 
     def twist(self, now_s: float) -> np.ndarray | None:
         """The (6,) twist to follow now; None when the newest is refused or too old."""
@@ -51,3 +50,16 @@ class Teleoperation:
     def forget(self) -> None:
         """Follow nothing until the next twist."""
         self._received_s = -math.inf
+        self.refusal = ""
+
+
+def _refusal(twist: np.ndarray, frame: str, age_s: float, base_frame: str) -> str:
+    if frame != base_frame:
+        return f"it is given in the frame '{frame}', and base_frame is '{base_frame}'."
+    if not np.isfinite(twist).all():
+        return f"it is not finite: {twist.tolist()}."
+    if math.isnan(age_s):
+        return "it carries no time stamp (header.stamp is 0)."
+    if abs(age_s) > MAX_STAMP_AGE_S:
+        return f"its stamp is {age_s:.2f} s old, and {MAX_STAMP_AGE_S} s is the limit."
+    return ""

@@ -41,24 +41,16 @@ LISTENERS = (
 class ControllerWatch:
     """Looks at the command topic a few times a second, and tells the session what it sees."""
 
-    def __init__(
-        self,
-        node: Any,
-        session: Callable[[], Session | None],
-        config: Callable[[], NodeConfig],
-        clock: Clock,
-    ) -> None:
+    def __init__(self, node: Any, session: Callable[[], Session | None], clock: Clock) -> None:
         """Start to look.
 
         Args:
             node: The node.
             session: Returns the current session, or None.
-            config: Returns the current parameters.
             clock: Steady.
         """
         self._node = node
         self._session = session
-        self._config = config
         node.create_timer(
             PERIOD_S,
             guarded_callback(node, self._tell),
@@ -66,26 +58,25 @@ class ControllerWatch:
             clock=clock,
         )
 
-    def look(self) -> tuple[str, str]:
+    def look(self, config: NodeConfig) -> tuple[str, str]:
         """Return why nobody follows the command, and who else gives one, in words; "" = all well.
 
         Without `require_controller` it does not look.
         """
-        config = self._config()
         if not config.operation.require_controller:
             return "", ""
         topic, kind = command_topic(self._node, config.operation.output)
         return self._missing(topic, kind, config.operation.controller_node), self._rival(topic)
 
-    def obstacle(self) -> Verdict | None:
+    def obstacle(self, config: NodeConfig) -> Verdict | None:
         """Why motion cannot begin, after giving a controller some time to appear; None = it can."""
-        if not self._config().motion.motion_enabled:
+        if not config.motion.motion_enabled:
             return None
         deadline = time.monotonic() + PATIENCE_S
-        missing, rival = self.look()
+        missing, rival = self.look(config)
         while (missing or rival) and time.monotonic() < deadline:
             time.sleep(PERIOD_S)
-            missing, rival = self.look()
+            missing, rival = self.look(config)
         if rival:
             return Verdict(State.READY, Reason.MULTIPLE_PUBLISHERS, rival)
         return Verdict(State.READY, Reason.NO_CONTROLLER, missing) if missing else None

@@ -111,9 +111,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         OperatorServices(self, lambda: self._session, self._slow_services)
         OperatorInputs(self, lambda: self._session)
         self.ee_pose = EndEffector(self, self._steady_s)
-        self._controller = ControllerWatch(
-            self, lambda: self._session, lambda: self._config, self._timer_clock
-        )
+        self._controller = ControllerWatch(self, lambda: self._session, self._timer_clock)
         self._gripper = GripperConnection(self, self._steady_s)
         self._out.gripper_listeners.append(lambda command: self._gripper.command(command.opening))
         self._instruction_action = InstructionAction(
@@ -185,7 +183,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         if session is None or session.is_closed:
             self.get_logger().error("the policy is being freed: clean up again, then configure.")
             return FAILURE
-        obstacle = self._controller.obstacle()
+        obstacle = self._controller.obstacle(self._config)
         if obstacle is not None:
             self._rest(obstacle)
             return FAILURE
@@ -310,7 +308,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         session = self._session
         if session is not None:
             if config.motion.motion_enabled and not self._config.motion.motion_enabled:
-                obstacle = session.obstacle_to_motion()
+                obstacle = session.obstacle_to_motion(config)
                 if obstacle:
                     raise ConfigurationError(f"motion stays disabled: {obstacle}")
             session.configure(config)

@@ -7,6 +7,7 @@ rate. One lock guards what they share, and nothing slow happens while it is held
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Session:
         on_answer: Callable[[Answer], None],
         log: Any,
         ee_pose: PoseSource | None = None,
-        look_at_controller: Callable[[], tuple[str, str]] = lambda: ("", ""),
+        look_at_controller: Callable[[NodeConfig], tuple[str, str]] = lambda _: ("", ""),
     ) -> None:
         """Start the policy's thread; nothing is answered before `begin`.
 
@@ -235,8 +236,9 @@ class Session:
 
     def check_controller(self) -> None:
         """Look whether somebody follows the command, and nobody else gives one."""
-        is_needed = self._shared.config.motion.motion_enabled
-        missing, rival = self._look_at_controller() if is_needed else ("", "")
+        config = self._shared.config
+        is_needed = config.motion.motion_enabled
+        missing, rival = self._look_at_controller(config) if is_needed else ("", "")
         with self._shared.lock:
             self._shared.supervisor.controller_checked(missing, rival)
 
@@ -267,8 +269,8 @@ class Session:
             self._answering.drop_waiting()
             self._shared.stage.stop()
 
-    def obstacle_to_motion(self) -> str:
-        """Why motion cannot be enabled, in words; "" when it can."""
+    def obstacle_to_motion(self, config: NodeConfig) -> str:
+        """Why motion cannot be enabled with these parameters, in words; "" when it can."""
         with self._shared.lock:
             verdict = self.verdict()
             if verdict.state is State.FAULT:
@@ -276,7 +278,7 @@ class Session:
             obstacle = self._shared.stage.obstacle()
         if obstacle or not self.is_active:
             return obstacle
-        missing, rival = self._look_at_controller()
+        missing, rival = self._look_at_controller(config)
         return rival or missing
 
     # Output -------------------------------------------------------------------------------------
@@ -311,6 +313,8 @@ class Session:
         now_s = shared.clocks.steady_s()
         shared.supervisor.ros_time(shared.clocks.ros_ns(), now_s)
         verdict = shared.supervisor.assess(now_s, busy_since_s)
+        if verdict.reason is Reason.TELEOPERATION:
+            return self._steering(verdict, pose)
         if verdict.state is not State.RUNNING:
             return verdict
         if not shared.config.motion.motion_enabled:
@@ -329,6 +333,20 @@ class Session:
                 "points out of it is removed.",
             )
         return verdict
+
+    def _steering(self, verdict: Verdict, pose: EndEffectorPose | None) -> Verdict:
+        """The verdict while somebody steers, with why the arm does not follow."""
+        config = self._shared.config
+        why = self._streaming.teleoperation.refusal
+        if not config.motion.motion_enabled:
+            why = "motion_enabled is false."
+        elif not why and (config.motion.has_workspace or config.operation.output == "pose"):
+            why = pose_problem(pose)
+        return (
+            replace(verdict, detail=f"{verdict.detail} It does not follow: {why}")
+            if why
+            else (verdict)
+        )
 
     def _pose_obstacle(self, pose: EndEffectorPose | None) -> str:
         """Why the arm must not move on this pose, in words; "" when it may."""
