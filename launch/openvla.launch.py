@@ -166,7 +166,11 @@ def _streamer(given: dict[str, str], parameters: list) -> Node:
         name="action_to_twist",
         namespace=given["namespace"],
         parameters=parameters,
-        remappings=[("~/twist_cmd", given["twist"])] if given["twist"] else [],
+        remappings=[
+            (topic, given[name])
+            for name, topic in (("twist", "~/twist_cmd"), ("ee_pose", "ee_pose"))
+            if given[name]
+        ],
         ros_arguments=["--log-level", given["log_level"]],
         output="screen",
     )

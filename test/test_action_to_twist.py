@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from openvla_ros.msg import VLAStatus
 from rcl_interfaces.msg import ParameterType
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.parameter import Parameter
+from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from openvla_ros.config import PARAMETERS
@@ -111,11 +112,13 @@ def streamer(cell: Cell) -> Iterator[Streamer]:
     a_streamer.close()
 
 
-def start_moving(cell: Cell, streamer: Streamer) -> None:
+def start_moving(cell: Cell, streamer: Streamer, press: Callable[[], None] = lambda: None) -> None:
     cell.start()
     cell.answer()
-    streamer.wait_status(State.IDLE, Reason.OK)  # a dry run: the streamer has seen it
+    # A dry run: the streamer has seen it.
+    cell.wait(lambda: streamer.node._follower._is_armed, "the streamer to see the node disarmed")
     assert cell.enable_motion(True).success
+    press()
     cell.answer()
     streamer.wait_moving()
 
@@ -214,6 +217,30 @@ def test_nothing_follows_the_last_zeros(cell: Cell, streamer: Streamer) -> None:
         count = len(streamer.twists)
         cell.answer()
     assert all(is_zero(t) for t in streamer.twists[-5:])
+
+
+def test_the_dead_man_switch_and_the_teleoperation_of_the_node_work_here(cell: Cell) -> None:
+    streamer = Streamer(cell, deadman_required=True, deadman_timeout=2.0, **SLOW)
+    switch = cell.peer.create_publisher(Bool, "/openvla_node/enable", qos.ENABLE)
+    stick = cell.peer.create_publisher(TwistStamped, "/openvla_node/teleop_twist", 1)
+    try:
+        start_moving(cell, streamer, lambda: switch.publish(Bool(data=True)))
+        switch.publish(Bool(data=False))
+        streamer.wait_status(State.HOLD, Reason.DEADMAN)
+        streamer.wait_zero()
+
+        def is_steered() -> bool:
+            switch.publish(Bool(data=True))
+            wish = TwistStamped()
+            wish.header.frame_id = "base_link"
+            wish.header.stamp = cell.peer.get_clock().now().to_msg()
+            wish.twist.linear.y = 0.004
+            stick.publish(wish)
+            return streamer.twists[-1].twist.linear.y == pytest.approx(0.004)
+
+        cell.wait(is_steered, "the twist of the stick")
+    finally:
+        streamer.close()
 
 
 def test_a_failed_callback_stops_the_stream(cell: Cell, streamer: Streamer) -> None:

@@ -330,6 +330,15 @@ def test_a_person_takes_over_at_once_and_the_policy_waits_for_start() -> None:
     assert np.any(rig.tick(5))
 
 
+def test_start_of_the_node_ends_the_steering_here_too() -> None:
+    rig = moving()
+    rig.follower.steer(np.zeros(6), "base", rig.stamp())
+    rig.says(State.HOLD, Reason.TELEOPERATION)
+    rig.says(State.RUNNING)
+    rig.acts()
+    assert np.any(rig.tick(5))
+
+
 def test_nobody_steers_an_arm_whose_motion_is_not_enabled() -> None:
     rig = Rig()
     rig.says(motion_enabled=False)

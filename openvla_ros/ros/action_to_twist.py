@@ -1,8 +1,8 @@
 """action_to_twist: the twist in a process of its own, which outlives the process with the GPU.
 
-Subscribes `openvla_node/action` and `openvla_node/status`; publishes `~/twist_cmd` at `stream_rate`
-from the first moment on, zero unless the node moves the arm, and `~/status`. Run openvla_node with
-`output: none` beside it. Imports neither torch nor transformers.
+Subscribes `action`, `status`, `enable` and `teleop_twist` of openvla_node, and `ee_pose`; publishes
+`~/twist_cmd` at `stream_rate` from the first moment on, zero unless the node moves the arm, and
+`~/status`. Run openvla_node with `output: none` beside it. Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from openvla_ros.ros.process import run
 from openvla_ros.ros.publishers import ACKNOWLEDGE_S
 
 NAME = "action_to_twist"
+FOLLOWED = "openvla_node"  # in the same namespace
 STATUS_PERIOD_S = 0.5
 LAST_ZEROS = 5  # one could be lost on its way
 
@@ -110,8 +111,8 @@ class ActionToTwistNode(Node):
 
     def _create_inputs(self) -> None:
         for kind, topic, callback, profile in (
-            (VLAStatus, "openvla_node/status", self._on_status, qos.LATCHED),
-            (VLAAction, "openvla_node/action", self._on_action, qos.ACTION),
+            (VLAStatus, f"{FOLLOWED}/status", self._on_status, qos.LATCHED),
+            (VLAAction, f"{FOLLOWED}/action", self._on_action, qos.ACTION),
         ):
             self.create_subscription(
                 kind,
@@ -120,7 +121,8 @@ class ActionToTwistNode(Node):
                 profile,
                 callback_group=MutuallyExclusiveCallbackGroup(),
             )
-        OperatorInputs(self, lambda: self._follower)
+        # The node's own: the switch must also work while the node hangs.
+        OperatorInputs(self, lambda: self._follower, FOLLOWED)
         operator = MutuallyExclusiveCallbackGroup()
         for name, answer in (("start", self._on_start), ("stop", self._on_stop)):
             self.create_service(Trigger, f"~/{name}", answer, callback_group=operator)

@@ -158,7 +158,7 @@ class Follower:
                 self._held = Verdict(
                     State.HOLD, Reason.TELEOPERATION, "somebody steers; call ~/start to go on."
                 )
-            if self._held.reason is not Reason.TELEOPERATION:
+            if not self._is_steered:
                 return self._held.detail
             if not self._is_armed or self._node is None or not self._node.motion_enabled:
                 return "motion is not enabled."
@@ -197,6 +197,9 @@ class Follower:
                 return
             last, self._node = self._node, report
             self._is_armed = self._is_armed or report.is_disarmed
+            was_steered = last is not None and last.reason is Reason.TELEOPERATION
+            if self._is_steered and was_steered and report.state is State.RUNNING:
+                self._held = None  # ~/start of the node ends it for both
             is_news = last is not None and last.instruction != report.instruction
             if is_news and self.config.operation.on_instruction_change == "restart":
                 self._stage.fade(self._clocks.steady_s())
@@ -334,6 +337,10 @@ class Follower:
             self._stage.stop()
         else:
             self._stage.fade(now_s)
+
+    @property
+    def _is_steered(self) -> bool:
+        return self._held is not None and self._held.reason is Reason.TELEOPERATION
 
     def _is_released(self, now_s: float) -> bool:
         operation = self.config.operation

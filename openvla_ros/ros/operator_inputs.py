@@ -19,14 +19,20 @@ from openvla_ros.ros.session import Session
 class OperatorInputs:
     """~/enable and ~/teleop_twist of a node."""
 
-    def __init__(self, node: Any, session: Callable[[], Session | None]) -> None:
-        """Subscribe; `session` returns the current session, or None."""
+    def __init__(self, node: Any, session: Callable[[], Session | None], prefix: str = "~") -> None:
+        """Subscribe.
+
+        Args:
+            node: The node.
+            session: Returns the current session, or None.
+            prefix: Whose topics these are.
+        """
         self._node = node
         self._session = session
         self._refusal = ""
         for kind, topic, callback, profile in (
-            (Bool, "~/enable", self._on_enable, qos.ENABLE),
-            (TwistStamped, "~/teleop_twist", self._on_twist, qos.NEWEST),
+            (Bool, f"{prefix}/enable", self._on_enable, qos.ENABLE),
+            (TwistStamped, f"{prefix}/teleop_twist", self._on_twist, qos.NEWEST),
         ):
             node.create_subscription(
                 kind,
