@@ -44,36 +44,52 @@ def a_stream(mode: str) -> TwistStreamer:
     return TwistStreamer(StreamSettings(mode, TICK_S, HOLD_MAX_S, DECAY_S, LIMITS))
 
 
+class Budget:
+    """What the steps of one answer may move, per axis: the sums of their ways forth and back."""
+
+    def __init__(self, steps: np.ndarray, held: float) -> None:
+        self.steps = steps
+        self.forth, self.back = (
+            np.maximum(way, 0.0).sum(axis=0) + np.maximum(way[-1], 0.0) * held
+            for way in (steps, -steps)
+        )
+        self.total, self.late = np.zeros(6), np.zeros(6)
+
+    def spend(self, twist: np.ndarray, interval_s: float) -> None:
+        """Book a twist; a tick that is late by j adds at most the twist times j."""
+        total = self.total = self.total + twist * interval_s
+        self.late = np.maximum(self.late, np.abs(twist) * max(interval_s - TICK_S, 0.0))
+        assert (total <= self.forth + self.late + ROUNDING).all(), f"{total} for {self.steps}"
+        assert (-total <= self.back + self.late + ROUNDING).all(), f"{total} for {self.steps}"
+        if len(self.steps) == 1:
+            step = self.steps[0]
+            share = float(total @ step) / max(float(step @ step), 1e-30)
+            assert np.abs(total - share * step).max() <= ROUNDING, "another direction"
+
+
 @property_of(2200)
 @given(runs(late_ticks=True))
 def an_action_moves_no_further_than_its_displacement(run: Run) -> None:
     """At any time, whatever was before: between the sums of its steps back and forth, every axis.
 
-    A tick that is late by j adds at most the twist times j.
+    Of the action before, no more than one tick comes after the next has arrived.
     """
     stream, now_s, step_s = a_stream(run.mode), 0.0, 1.0 / run.action_hz
+    held = HOLD_MAX_S / step_s if run.mode == "hold" else 0.0
+    running = Budget(np.zeros((1, 6)), 0.0)
     for answer in run.answers:
         steps = answer.actions[:, 0:6]
         for _ in range(1 + answer.is_repeated):
             stream.accept(steps, step_s, now_s)
-        extra = np.maximum(steps[-1:], 0.0), np.maximum(-steps[-1:], 0.0)
-        held = HOLD_MAX_S / step_s if run.mode == "hold" else 0.0
-        forth, back = (
-            np.maximum(sign * steps, 0.0).sum(axis=0) + more[0] * held
-            for sign, more in zip((1.0, -1.0), extra, strict=True)
-        )
-        total, late = np.zeros(6), np.zeros(6)
+        newest = Budget(steps, held)
+        latest_s = now_s + TICK_S + ROUNDING
         for tick_s, interval_s in ticks(run, now_s, now_s + answer.wait_s):
             twist = stream.sample(tick_s)
             assert shortest_time_s(twist) <= 1.0 + ROUNDING, "faster than the limits"
-            total = total + twist * interval_s
-            late = np.maximum(late, np.abs(twist) * max(interval_s - TICK_S, 0.0))
-            assert (total <= forth + late + ROUNDING).all(), f"{run.mode}: {total} for {steps}"
-            assert (-total <= back + late + ROUNDING).all(), f"{run.mode}: {total} for {steps}"
+            assert tick_s < latest_s or not stream.is_finishing, "more than a tick of before"
+            running = running if stream.is_finishing else newest
+            running.spend(twist, interval_s)
             now_s = tick_s + interval_s
-            if len(steps) == 1:
-                share = float(total @ steps[0]) / max(float(steps[0] @ steps[0]), 1e-30)
-                assert np.abs(total - share * steps[0]).max() <= ROUNDING, "another direction"
 
 
 @property_of(1000)

@@ -65,7 +65,8 @@ class TwistStreamer:
     Invariant, for the twist held constant between ticks: per chunk the integral of the twist never
     exceeds the sum of its displacements ("hold": the last step times 1 + hold_max / its time). A
     new chunk begins with the next tick; what is left of the old one is dropped, because the policy
-    has seen where the arm was when it asked for the new one.
+    has seen where the arm was when it asked for the new one. Only a chunk with no more than a tick
+    left is finished first: answers that come a few ms early shall not cost a tenth of a step.
 
     Every twist aims at the point of the path that is due at the next tick, from the point that the
     twists until now have reached: a chunk loses neither displacement nor time to the grid of ticks.
@@ -80,6 +81,7 @@ class TwistStreamer:
         self.slowed_steps = 0
         self._accepted: tuple[np.ndarray, float] | None = None  # begins with the next tick
         self._path: _Path | None = None  # of the chunk that is being executed
+        self._own_s = 0.0  # time at which its own steps end, and mode "hold" begins to hold
         self._time_s = 0.0  # on the path; slower than the clock while the twist fades
         self._reached = np.zeros(6)  # integral of the twists of this chunk
         self._twist = np.zeros(6)  # as published last
@@ -93,6 +95,11 @@ class TwistStreamer:
     def is_moving(self) -> bool:
         """True while some displacement is left to execute."""
         return self._path is not None or self._accepted is not None
+
+    @property
+    def is_finishing(self) -> bool:
+        """True when the last twist still was the end of a chunk whose successor has come."""
+        return self._path is not None and self._accepted is not None
 
     @property
     def period_s(self) -> float | None:
@@ -116,7 +123,7 @@ class TwistStreamer:
     def sample(self, now_s: float) -> np.ndarray:
         """Return the (6,) twist to publish now, m/s and rad/s, to be held until the next tick."""
         self._advance(now_s)
-        if self._accepted is not None:
+        if self._accepted is not None and not self._is_in_last_tick():
             self._begin(*self._accepted)
         self._pace = self._fading(now_s)
         if self._path is None or self._pace <= 0.0:
@@ -152,10 +159,16 @@ class TwistStreamer:
             step_s = max(step_s, self.period_s / len(steps))
         durations_s = [max(step_s, settings.limits.shortest_time_s(step)) for step in steps]
         self.slowed_steps += sum(d > step_s * (1.0 + 1e-9) for d in durations_s)
+        self._own_s = sum(durations_s)
         if settings.mode == "hold" and settings.hold_max_s > 0.0:
             held = steps[-1] * (settings.hold_max_s / durations_s[-1])
             steps, durations_s = np.vstack([steps, held]), [*durations_s, settings.hold_max_s]
         self._path = _Path(steps, durations_s)
+
+    def _is_in_last_tick(self) -> bool:
+        left_s = self._own_s - self._time_s
+        is_running = self._path is not None and self._fade_start_s is None
+        return is_running and 1e-9 < left_s <= self.settings.tick_s * (1.0 + 1e-6)
 
     def _clear(self) -> None:
         self._path, self._fade_start_s = None, None
