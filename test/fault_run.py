@@ -225,7 +225,7 @@ def check_first_motion(cell: Cell, begin: float, outcome: Outcome) -> None:
 
 def continued_s(samples: list[Sample], at_s: float) -> float:
     """Return for how long motion went on after a moment, 0 when it did not."""
-    return max([s.stamp_s - at_s for s in samples if s.moves], default=0.0)
+    return max([0.0, *(s.stamp_s - at_s for s in samples if s.moves)])
 
 
 def silence_s(twists: list[Sample], at_s: float) -> float:

@@ -97,7 +97,7 @@ def test_motion_beyond_a_bound_is_a_violation(changes: dict, is_violation: bool)
 def test_motion_is_measured_to_the_last_moving_sample() -> None:
     samples = [Sample(9.0, True), Sample(10.2, True), Sample(10.4, False), Sample(10.7, True)]
     assert continued_s(samples, 10.0) == pytest.approx(0.7)
-    assert continued_s([Sample(10.4, False)], 10.0) == 0.0
+    assert continued_s([Sample(9.9, True), Sample(10.4, False)], 10.0) == 0.0
 
 
 def test_a_gap_in_the_twist_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
