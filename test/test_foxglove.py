@@ -96,6 +96,7 @@ def subscribe(graph: Graph, client: ClientConnection, channel: dict[str, Any]) -
     Again and again: the server refuses who asks in the moment between its advertisement and its
     own book-keeping.
     """
+    wait(lambda: channel["topic"] in graph.bridge.bridged, "the bridge's own entry")
     bridged = graph.bridge.bridged[channel["topic"]]
     deadline = time.monotonic() + PATIENCE_S
     for number in range(1, 1000):
