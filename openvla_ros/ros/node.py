@@ -250,6 +250,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
                 return
             self.destroy_timer(self._stream_timer)
             last = session.end()
+            self._publish_status()  # with output none, what stops the process that streams
             for _ in range(LAST_ZEROS):
                 self._out.tick(last)
                 time.sleep(1.0 / self._config.motion.stream_rate)

@@ -77,9 +77,12 @@ class Publishers:
                 listener(command)
 
     def wait_for_last_command(self) -> None:
-        """Return when every subscriber has the last twist or pose, or after a moment."""
-        if self._command is not None:
-            self._command.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S))
+        """Return when every subscriber has the last twist or pose, or after a moment.
+
+        With output none it is the status that stops the arm.
+        """
+        last = self._status if self._command is None else self._command
+        last.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S))
 
     def answer(self, answer: Answer) -> None:
         """Publish an answer of the policy."""
