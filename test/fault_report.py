@@ -12,7 +12,6 @@ from typing import Any
 from process_usage import machine
 
 from openvla_ros.config import NodeConfig
-from openvla_ros.ros.node import LAST_ZEROS
 from openvla_ros.ros.process import POLL_S
 from openvla_ros.sim.kinematic_arm import COMMAND_TIMEOUT_S
 
@@ -82,7 +81,7 @@ def bounds(
     elif kind == "restart":
         wire = POLL_S  # the signal is noticed, and zeros follow
         if role == "node" and split:
-            wire += LAST_ZEROS * tick_s + 0.2 + tick_s  # the status follows the zeros
+            wire += tick_s  # the streamer hears it from the status
     elif role == "node" and split:
         wire = config.split.node_timeout + decay_s + tick_s
     else:
