@@ -12,6 +12,7 @@ from action_msgs.msg import GoalStatus
 from node_cell import MOVING, NAME, Cell
 from openvla_ros.action import ExecuteInstruction
 from rclpy.action import ActionClient
+from test_instruction_entrances import BAD
 
 from openvla_ros.control.states import Reason, State
 from openvla_ros.ros.instruction_action import HELD_LIMIT_S
@@ -149,6 +150,7 @@ def test_a_dry_run_counts_steps_and_says_that_nothing_moved() -> None:
         ({"max_duration": 0.0}, "max_duration is 0.0 s"),
         ({"max_duration": float("nan")}, "max_duration is nan s"),
         ({"max_duration": 4000.0}, "max_duration is 4000.0 s"),
+        *(({"text": text}, "instruction") for text in BAD.values()),
     ],
 )
 def test_an_unusable_goal_is_refused_with_the_reason(
