@@ -43,9 +43,8 @@ class Recovery(Enum):
     PUBLISHER = "stop the other publisher, call `~/reset`"
     CONFIGURE = "mend the cause, then deactivate, cleanup, configure, activate"
     PARAMETER = "set the parameter that the status names"
-    RESTART = "the process has ended: start it, configure, activate"
+    RESTART = "start it, configure, activate, and enable motion by hand"
     ACTIVATE = "activate"
-    ARM = "bring the node back, and enable motion by hand"
 
 
 @dataclass(frozen=True)
@@ -179,6 +178,7 @@ PEOPLE = (
 PROCESSES = (
     Row("deactivate", "the lifecycle transition, mid-motion",
         Stop.CUT, READY, Reason.OK, "command stream", STALE, Recovery.ACTIVATE,
+        tests=("test_node_process.py::test_deactivate_mid_motion_ends_with_a_zero_twist",),
         note="five zeros, acknowledged, are the last on the wire"),
     Row("SIGINT or SIGTERM", "Ctrl-C, `ros2 launch` that ends, systemd",
         Stop.CUT, None, None, "", None, Recovery.RESTART,
@@ -188,6 +188,8 @@ PROCESSES = (
         note="zeros last, exit code 0, within 4 s"),
     Row("main loop ends", "an exception that leaves the executor",
         Stop.CUT, None, None, "", None, Recovery.RESTART,
+        tests=("test_node_process.py::"
+               "test_an_exception_that_leaves_the_executor_ends_with_a_zero_twist",),
         note="zeros last"),
     Row("process frozen", "no tick for 0.1 s: SIGSTOP, an overloaded machine",
         Stop.CUT, RUNNING, Reason.OK, "command stream", OK, Recovery.NEXT_ANSWER,
@@ -197,9 +199,16 @@ PROCESSES = (
         tests=("test_launch_process.py::"
                "test_a_node_that_was_killed_comes_back_unconfigured_and_nothing_moves",),
         note="use a controller with a time-out (MoveIt Servo: 0.1 s), or `action_to_twist`"),
-    Row("node hangs beside action_to_twist", "SIGSTOP, a hanging driver, for `node_timeout`",
-        Stop.RAMP, HOLD, Reason.MODEL_HANG, "", None, Recovery.ARM,
-        note="state and reason are those of `action_to_twist/status`; zeros go on"),
+    Row("node hangs beside action_to_twist", "a hanging driver, for `node_timeout` (1 s)",
+        Stop.RAMP, HOLD, Reason.MODEL_HANG, "", None, Recovery.NEXT_ANSWER,
+        tests=("test_follower.py::"
+               "test_a_silent_node_stops_the_arm_within_node_timeout_and_zeros_go_on",),
+        note="state and reason in `action_to_twist/status`; zeros go on"),
+    Row("node killed beside action_to_twist", "the same, for good",
+        Stop.RAMP, HOLD, Reason.MODEL_HANG, "", None, Recovery.RESTART,
+        tests=("test_follower.py::"
+               "test_a_silent_node_stops_the_arm_within_node_timeout_and_zeros_go_on",),
+        note="state and reason in `action_to_twist/status`; zeros go on"),
 )  # fmt: skip
 
 SECTIONS = (
