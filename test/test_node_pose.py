@@ -260,3 +260,22 @@ def test_a_pose_of_the_past_is_told_with_its_age() -> None:
         now_s = cell.node.get_clock().now().nanoseconds * 1e-9
         assert pose.age_s == pytest.approx(now_s - 100.0, abs=60.0)
         assert np.array_equal(pose.position, np.zeros(3))
+
+
+def test_another_output_takes_the_topic_of_the_first_one_away() -> None:
+    """A silent publisher on the topic of the twist would look like a rival to who streams there."""
+    with Cell(base_frame="base_link") as cell:
+        counted = cell.node.count_publishers
+        for output, wanted in (
+            ("twist", [1, 0]),
+            ("pose", [0, 1]),
+            ("none", [0, 0]),
+            ("twist", [1, 0]),
+        ):
+            assert cell.node.set_parameters([Parameter("output", value=output)])[0].successful
+            assert cell.change("configure") and cell.change("activate")
+            offered = [counted(f"{NAME}/twist_cmd"), counted(POSE)]
+            assert offered == wanted, output
+            if output == "twist":
+                cell.wait_twists(2)
+            assert cell.change("deactivate") and cell.change("cleanup")
