@@ -249,7 +249,20 @@ def test_the_mock_robot_may_do_what_it_does_and_no_more() -> None:
         node = MockRobotNode("base_link")
         uses = used(node)
         node.destroy_node()
-    assert_same("/openvla/robot", uses)
+    assert_same("/openvla/robot", uses, optional={"/action_to_twist/twist_cmd"})
+
+
+@pytest.mark.ros
+def test_the_streamer_may_do_what_it_does_and_no_more() -> None:
+    with ros():
+        from rclpy.parameter import Parameter
+
+        from openvla_ros.ros.action_to_twist import ActionToTwistNode
+
+        node = ActionToTwistNode(parameter_overrides=[Parameter("base_frame", value="base_link")])
+        uses = used(node)
+        node.destroy_node()
+    assert_same("/openvla/streamer", uses, optional=SOMETIMES)
 
 
 @pytest.mark.ros
@@ -265,14 +278,16 @@ def test_a_viewer_sees_everything_and_can_do_nothing() -> None:
     assert rights["publish"] == ALWAYS["publish"]
     assert not rights["request"] | rights["call"] | rights["execute"]
     _, node_rights = allowed("/openvla/node")
-    seen = node_rights["publish"] - {"/parameter_events"}
+    seen = node_rights["publish"] | allowed("/openvla/streamer")[1]["publish"]
+    seen -= {"/parameter_events"}
     assert seen | node_rights["subscribe"] <= rights["subscribe"]
 
 
 def test_an_operator_may_use_everything_that_the_node_offers() -> None:
     _, node = allowed("/openvla/node")
     _, operator = allowed("/openvla/operator")
-    assert operator["request"] == node["reply"]
+    _, streamer = allowed("/openvla/streamer")
+    assert operator["request"] == node["reply"] | streamer["reply"]
     assert operator["call"] == node["execute"]
     by_hand = {"/instruction", "/openvla_node/enable", "/openvla_node/teleop_twist"}
     assert operator["publish"] == by_hand | ALWAYS["publish"]
@@ -282,9 +297,12 @@ def test_an_operator_may_use_everything_that_the_node_offers() -> None:
     }
 
 
-def test_only_the_node_may_move_the_arm() -> None:
+def test_only_node_and_streamer_may_move_the_arm() -> None:
+    movers = ("/openvla_node", "/action_to_twist")
+    commands = {f"{mover}/{name}_cmd" for mover in movers for name in ("twist", "pose", "gripper")}
     for enclave in enclaves():
         node, rights = allowed(enclave)
-        commands = {f"/openvla_node/{name}_cmd" for name in ("twist", "pose", "gripper")}
-        assert not rights["publish"] & commands or node == "/openvla_node", enclave
+        moved = rights["publish"] & commands
+        assert all(command.startswith(f"{node}/") for command in moved), enclave
+        assert not moved or node in movers, enclave
         assert not any("*" in name for name in rights["publish"] | rights["subscribe"]), enclave
