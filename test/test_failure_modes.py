@@ -26,7 +26,9 @@ from openvla_ros.ros import diagnostics, health
 pytestmark = pytest.mark.ros
 
 SPEED_M_S = 0.002
+STREAM_HZ = 50.0  # late ticks make the samples of a ramp fewer, never more
 SLOW = {
+    "stream_rate": STREAM_HZ,
     "mock_action": [0.05, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
     "limits.linear_speed": SPEED_M_S,  # so that a step lasts 25 s: every test is mid-motion
     "decay_time": 0.5,  # long enough to be seen between two ticks
@@ -83,6 +85,7 @@ def end_of_motion(twists: list[TwistStamped]) -> Stop:
     assert full, f"never at full speed: {speeds}"
     between = [s for s in speeds[full[-1] + 1 :] if s > 0.0]
     assert between == sorted(between, reverse=True), "it only becomes slower"
+    assert len(between) <= SLOW["decay_time"] * STREAM_HZ + 1, "zero within decay_time"
     return Stop.RAMP if between else Stop.CUT
 
 

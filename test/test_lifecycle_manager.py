@@ -17,6 +17,7 @@ pytest.importorskip("rclpy", reason="needs ROS; run `make setup`, then `source s
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from node_cell import MOVING, Cell, is_zero
+from rcl_interfaces.srv import ListParameters
 from rclpy.parameter import Parameter
 
 from openvla_ros.control.states import Reason, State
@@ -119,3 +120,27 @@ def test_a_manager_that_gives_up_waiting_leaves_a_node_that_does_not_move() -> N
         assert not manager.manage("startup"), "it is configured already"
         assert manager.manage("resume")
         move(cell)
+
+
+def test_state_and_parameters_are_answered_while_a_load_keeps_the_interpreter_busy() -> None:
+    """Unpacking weights holds Python's lock most of the time; nobody else may starve."""
+    may_load = threading.Event()
+
+    def load(model: object) -> MockPolicy:
+        while not may_load.is_set():
+            sum(range(10_000))
+        return MockPolicy((0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0))
+
+    with Cell(load=load) as cell:
+        request = ChangeState.Request()
+        request.transition.id = Transition.TRANSITION_CONFIGURE
+        loaded = cell._ready_client(ChangeState, "change_state").call_async(request)
+        cell.wait_status(State.LOADING, Reason.OK)
+        for _ in range(10):
+            assert cell.state() == "configuring"
+            names = ListParameters.Request()
+            assert cell.call(ListParameters, "list_parameters", names).result.names
+        assert not loaded.done(), "all of that was during the load"
+        may_load.set()
+        cell.wait(loaded.done, "the load")
+        assert loaded.result().success
