@@ -15,6 +15,8 @@ from openvla_ros.ros import qos
 from openvla_ros.ros.guards import guarded_callback
 from openvla_ros.ros.session import Session
 
+REPEAT_S = 2.0  # a refused twist comes 50 times a second, and is told this seldom
+
 
 class OperatorInputs:
     """~/enable and ~/teleop_twist of a node."""
@@ -29,7 +31,6 @@ class OperatorInputs:
         """
         self._node = node
         self._session = session
-        self._refusal = ""
         for kind, topic, callback, profile in (
             (Bool, f"{prefix}/enable", self._on_enable, qos.ENABLE),
             (TwistStamped, f"{prefix}/teleop_twist", self._on_twist, qos.NEWEST),
@@ -56,7 +57,8 @@ class OperatorInputs:
         twist = np.array([v.x, v.y, v.z, w.x, w.y, w.z])
         header = message.header
         refusal = session.steer(twist, header.frame_id, stamp_ns(header.stamp))
-        # Ages differ from message to message: what comes before the first digit is the reason.
-        if refusal and refusal[:12] != self._refusal[:12]:
-            self._node.get_logger().error(f"the twist on ~/teleop_twist is refused: {refusal}")
-        self._refusal = refusal
+        if refusal:
+            self._node.get_logger().error(
+                f"the twist on ~/teleop_twist is refused: {refusal}",
+                throttle_duration_sec=REPEAT_S,
+            )

@@ -27,7 +27,7 @@ class Streaming:
         """Stand still."""
         self.teleoperation = Teleoperation()
         self._shared = shared
-        self._was_moving = False
+        self._was_moving = self._was_cut = False
         self._gripper_sent: tuple[float, float] | None = None  # opening, steady seconds
         self._target: Pose | None = None  # the last one that was published
         self._edge_s = -math.inf
@@ -36,7 +36,7 @@ class Streaming:
     def reset(self) -> None:
         """Forget the gripper, the target and who steered."""
         self.teleoperation.forget()
-        self._was_moving = False
+        self._was_moving = self._was_cut = False
         self._gripper_sent = self._target = None
         self._edge_s = -math.inf
         self._last_tick_s = math.inf
@@ -61,9 +61,13 @@ class Streaming:
             steered = self.teleoperation.twist(now_s)
         may_move = is_enabled and verdict.may_move
         is_moving = may_move or steered is not None
-        if self._was_moving and not is_moving:
-            self._stop(verdict, now_s)
-        self._was_moving = is_moving
+        if verdict.stops_at_once and not self._was_cut:
+            stage.stop()
+            # The target runs ahead of the arm; what is cut must not be caught up on.
+            stage.release_target()
+        elif self._was_moving and not is_moving:
+            stage.fade(now_s)
+        self._was_cut, self._was_moving = verdict.stops_at_once, is_moving
         twist = stage.sample(now_s, pose) if steered is None else stage.follow(steered, now_s, pose)
         if Intervention.WORKSPACE in stage.report(now_s).current:
             self._edge_s = now_s
@@ -77,15 +81,6 @@ class Streaming:
         """Return what to publish last: no twist, and a target where the arm is."""
         self._shared.stage.release_target()
         return dataclasses.replace(Tick.zero(), target=self._follow_target(pose, now_s))
-
-    def _stop(self, verdict: Verdict, now_s: float) -> None:
-        stage = self._shared.stage
-        if verdict.stops_at_once:
-            stage.stop()
-            # The target runs ahead of the arm; what is cut must not be caught up on.
-            stage.release_target()
-        else:
-            stage.fade(now_s)
 
     def _follow_target(self, pose: EndEffectorPose | None, now_s: float) -> Pose | None:
         """The target pose of this tick, when that is the output."""
