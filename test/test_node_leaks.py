@@ -37,7 +37,9 @@ def holdings(cell: Cell) -> Counter[str]:
     """What this process and the node hold, by kind and name."""
     node, found = cell.node, Counter[str]()
     found["descriptors"] = len(list(Path("/proc/self/fd").iterdir()))
-    found.update(f"thread {thread.name.rstrip('0123456789_-')}" for thread in threading.enumerate())
+    threads = [thread.name for thread in threading.enumerate()]
+    # The executor's pool starts its few threads when it needs them.
+    found.update(f"thread {name}" for name in threads if not name.startswith("ThreadPoolExecutor"))
     found.update(f"publisher {p.topic_name}" for p in node.publishers)
     found.update(f"subscription {s.topic_name}" for s in node.subscriptions)
     found.update(f"service {s.srv_name}" for s in node.services)
