@@ -154,6 +154,23 @@ def test_the_first_action_counts_although_its_status_is_still_on_the_way() -> No
     assert np.any(rig.tick(5))
 
 
+def test_a_status_that_an_action_has_overtaken_stops_nothing() -> None:
+    rig = armed(**SLOW)
+    rig.tick(5)
+    rig.acts()
+    rig.says(motion_enabled=False, age_s=0.05)
+    assert np.any(rig.tick(5))
+
+
+def test_a_status_counts_although_the_clock_was_set_back() -> None:
+    rig = moving()
+    rig.now_s += 0.5
+    rig.says()
+    rig.now_s -= 0.5
+    rig.says(State.FAULT, Reason.MODEL_ERROR)
+    assert not np.any(rig.tick(5))
+
+
 def test_an_action_older_than_the_status_that_holds_moves_nothing() -> None:
     rig = armed()
     rig.says(State.HOLD, Reason.STALE_IMAGE)

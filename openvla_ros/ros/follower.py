@@ -195,7 +195,10 @@ class Follower:
         with self._lock:
             if not self._hear(report.stamp_ns):
                 return
-            last, self._node = self._node, report
+            last = self._node
+            if last is not None and report.stamp_ns < last.stamp_ns <= self._clocks.ros_ns():
+                return  # it was said before the action that has overtaken it
+            self._node = report
             self._is_armed = self._is_armed or report.is_disarmed
             was_steered = last is not None and last.reason is Reason.TELEOPERATION
             if self._is_steered and was_steered and report.state is State.RUNNING:

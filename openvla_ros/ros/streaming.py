@@ -14,9 +14,9 @@ from openvla_ros.ros.frames import Tick
 from openvla_ros.ros.shared_state import SharedState
 
 GRIPPER_REPEAT_S = 1.0
-# After a gap like this between two ticks MoveIt Servo has stopped the arm by itself. A process that
-# was frozen must not go on with an action that belongs to the time before.
-LATE_TICK_S = 0.1
+# After a gap like this between two ticks MoveIt Servo (0.1 s) has long stopped the arm by itself. A
+# process that was frozen must not go on with an action that belongs to the time before.
+LATE_TICK_S = 0.25
 EDGE_SHOWN_S = 0.5  # so long an edge of the workspace is told after the arm has left it
 
 
