@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS; run `make setup`, then `source scripts/env.bash`")
 
-from geometry_msgs.msg import TwistStamped
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from node_cell import MOVING, PATIENCE_S, Cell, is_zero
 from openvla_ros.msg import VLAStatus
 from rcl_interfaces.msg import ParameterType
@@ -262,6 +262,39 @@ def test_the_dead_man_switch_and_the_teleoperation_of_the_node_work_here(cell: C
             return streamer.twists[-1].twist.linear.y == pytest.approx(0.004)
 
         cell.wait(is_steered, "the twist of the stick")
+    finally:
+        streamer.close()
+
+
+def test_a_workspace_needs_the_pose_of_the_end_effector_and_takes_it_from_the_topic(
+    cell: Cell,
+) -> None:
+    box = {"limits.workspace_min": [-1.0] * 3, "limits.workspace_max": [1.0] * 3}
+    streamer = Streamer(cell, **box, **SLOW)
+    poses = cell.peer.create_publisher(PoseStamped, "ee_pose", 1)
+
+    def tell(x: float) -> None:
+        pose = PoseStamped()
+        pose.header.frame_id = "base_link"
+        pose.header.stamp = cell.peer.get_clock().now().to_msg()
+        pose.pose.position.x = x
+        pose.pose.orientation.w = 1.0
+        poses.publish(pose)
+
+    try:
+        cell.start()
+        cell.wait(lambda: streamer.node._follower._is_armed, "the disarmed node")
+        assert cell.enable_motion(True).success
+        cell.answer()
+        assert "ee_pose" in streamer.wait_status(State.HOLD, Reason.TF_UNAVAILABLE).detail
+
+        def is_moving_at(x: float) -> bool:
+            tell(x)
+            cell.answer()
+            return not is_zero(streamer.twists[-1])
+
+        cell.wait(lambda: is_moving_at(0.0), "motion inside the box")
+        cell.wait(lambda: not is_moving_at(0.999), "the edge of the box")
     finally:
         streamer.close()
 
