@@ -22,7 +22,7 @@ class Stop(Enum):
 
     RAMP = "ramps to zero in `decay_time` (0.1 s)"
     CUT = "zero at the next tick (20 ms)"
-    NEVER = "does not move: zeros"
+    NEVER = "does not move"
     GOES_ON = "goes on"
     SILENT = "nothing more is sent: the consumer's time-out stops it"
 
@@ -42,8 +42,9 @@ class Recovery(Enum):
     RESET = "mend the cause, call `~/reset`"
     PUBLISHER = "stop the other publisher, call `~/reset`"
     CONFIGURE = "mend the cause, then deactivate, cleanup, configure, activate"
+    RETRY = "mend the cause, configure, activate"
     PARAMETER = "set the parameter that the status names"
-    RESTART = "start it, configure, activate, and enable motion by hand"
+    RESTART = "start it, configure, activate; enable motion, if it starts in dry run"
     ACTIVATE = "activate"
 
 
@@ -137,9 +138,9 @@ POLICY = (
                "test_a_policy_that_hangs_ends_the_process_with_zeros_and_an_error",),
         note="`inference_timeout` has stopped the arm before; zeros, then exit code 3"),
     Row("cannot load", "weights missing or damaged",
-        Stop.NEVER, UNCONFIGURED, Reason.MODEL_ERROR, "model", ERROR, Recovery.CONFIGURE),
+        Stop.NEVER, UNCONFIGURED, Reason.MODEL_ERROR, "model", ERROR, Recovery.RETRY),
     Row("out of memory at load", "the GPU is too small, or somebody else uses it",
-        Stop.NEVER, UNCONFIGURED, Reason.GPU_OOM, "GPU", ERROR, Recovery.CONFIGURE,
+        Stop.NEVER, UNCONFIGURED, Reason.GPU_OOM, "GPU", ERROR, Recovery.RETRY,
         tests=("test_node_lifecycle.py::"
                "test_running_out_of_memory_while_loading_is_told_and_retryable",)),
     Row("callback fails", "an exception anywhere else in the node",

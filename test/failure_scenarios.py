@@ -39,12 +39,14 @@ class Scenario:
         steps: The generator function.
         parameters: Of the node.
         gated: The policy is a `Gate` (`cell.policy`).
+        fresh: Images of the failure itself that count as fresh.
     """
 
     row: str
     steps: Callable[[Cell], Steps]
     parameters: dict[str, Any] = field(default_factory=dict)
     gated: bool = False
+    fresh: int = 0
 
     @property
     def name(self) -> str:
@@ -302,7 +304,7 @@ SCENARIOS = (
     Scenario("image too old", stamped(-5.4)),
     Scenario("image from the future", stamped(30.0)),
     Scenario("image without stamp", unstamped),
-    Scenario("stamps go back", stamped(-2.0, out_of_order=True)),
+    Scenario("stamps go back", stamped(-2.0, out_of_order=True), fresh=1),
     Scenario("clock jumps back", clock_set_back),
     Scenario("image cannot be decoded", undecodable(encoding="32FC1")),
     Scenario("image cannot be decoded", undecodable(step=17)),

@@ -20,6 +20,7 @@ from geometry_msgs.msg import TwistStamped
 from node_cell import MOVING, NAME, Cell, is_zero
 
 from openvla_ros.control.states import Reason, State
+from openvla_ros.control.supervisor import FRESH_FRAMES
 from openvla_ros.mock_policy import MockPolicy
 from openvla_ros.ros import diagnostics, health
 
@@ -135,6 +136,10 @@ def test_mid_motion(cell: Cell) -> None:
         cell.image()
         assert all(is_zero(t) for t in cell.wait_twists(5)), "nobody has said that it may move"
         call_for_help(cell, row)
+    if row.recovery is Recovery.FRESH_IMAGES:
+        for _ in range(FRESH_FRAMES - 1 - scenario.fresh):
+            cell.image()
+        assert all(is_zero(t) for t in cell.wait_twists(5)), "one image more is needed"
     begin_motion(cell)
     cell.wait_status(State.RUNNING, Reason.OK)
     steps.close()
@@ -242,6 +247,7 @@ def test_loading_fails(key: str, error: Exception) -> None:
     with Cell(load=load, **MOVING, **SLOW) as cell:
         told = Told(cell)
         assert not cell.change("configure")
+        assert row.recovery is Recovery.RETRY
         assert str(error) in cell.wait_status(row.state, row.reason).detail
         told.wait(row)
         assert row.stop is Stop.NEVER
