@@ -15,6 +15,7 @@ from enum import Enum
 
 from openvla_ros.control.states import Reason, State
 from openvla_ros.ros.health import Level
+from openvla_ros.ros.streaming import LATE_TICK_S
 
 
 class Stop(Enum):
@@ -192,7 +193,7 @@ PROCESSES = (
         tests=("test_node_process.py::"
                "test_an_exception_that_leaves_the_executor_ends_with_a_zero_twist",),
         note="zeros last"),
-    Row("process frozen", "no tick for 0.1 s: SIGSTOP, an overloaded machine",
+    Row("process frozen", f"no tick for {LATE_TICK_S} s: SIGSTOP, an overloaded machine",
         Stop.CUT, RUNNING, Reason.OK, "command stream", OK, Recovery.NEXT_ANSWER,
         note="the action under way is dropped, not caught up on"),
     Row("node killed", "SIGKILL, a segmentation fault, the power",

@@ -20,7 +20,6 @@ from geometry_msgs.msg import TwistStamped
 from node_cell import MOVING, NAME, Cell, is_zero
 
 from openvla_ros.control.states import Reason, State
-from openvla_ros.control.supervisor import FRESH_FRAMES
 from openvla_ros.mock_policy import MockPolicy
 from openvla_ros.ros import diagnostics, health
 
@@ -137,7 +136,7 @@ def test_mid_motion(cell: Cell) -> None:
         assert all(is_zero(t) for t in cell.wait_twists(5)), "nobody has said that it may move"
         call_for_help(cell, row)
     if row.recovery is Recovery.FRESH_IMAGES:
-        for _ in range(FRESH_FRAMES - 1 - scenario.fresh):
+        for _ in range(2 - scenario.fresh):
             cell.image()
         assert all(is_zero(t) for t in cell.wait_twists(5)), "one image more is needed"
     begin_motion(cell)

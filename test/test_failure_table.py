@@ -13,6 +13,7 @@ pytest.importorskip("rclpy", reason="needs ROS; run `make setup`, then `source s
 from failure_rows import ROWS, SECTIONS, Row, page
 from failure_scenarios import SCENARIOS
 
+from openvla_ros.config import PARAMETERS
 from openvla_ros.control.states import Reason, State
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,3 +79,10 @@ def test_keys_are_unique_and_cells_hold_no_separator() -> None:
     assert len(rows) == len(ROWS)
     for line in re.findall(r"^\|.*$", page(), re.M):
         assert line.count("|") == 6, line
+
+
+def test_the_limits_on_the_page_are_the_defaults_of_the_parameters() -> None:
+    told = re.findall(r"`([a-z_]+)` \(([\d.]+) s\)", page())
+    assert {"image_timeout", "image_max_age", "decay_time", "hang_timeout"} <= {n for n, _ in told}
+    for name, seconds in told:
+        assert PARAMETERS[name].default == float(seconds), name
