@@ -34,8 +34,9 @@ PARAMETERS = {
 }
 SETTLE_S = 5.0  # imports, discovery and first allocations belong to no load
 SAMPLE_S = 1.0
-FLAT_KIB_PER_MIN = 100.0  # 6 MB in an hour
-SHORT_S = 120.0  # too short a run for a slope
+WINDOW = 20  # samples
+FLAT_KIB_PER_MIN = 200.0  # 12 MB in an hour; the images in flight make the slope uncertain by 50
+SHORT_S = 300.0  # too short a run for a slope
 LOST_FRACTION = 0.01
 
 
@@ -99,11 +100,17 @@ def measure(cell: Cell, mode: str, duration_s: float) -> Load:
 
 
 def memory_trend(seen: list[tuple[float, Usage]]) -> tuple[float, float]:
-    """Return MiB at the end, and KiB per minute over the second half."""
-    half = seen[len(seen) // 2 :]
-    times, sizes = [t for t, _ in half], [u.memory_kib for _, u in half]
-    slope = float(np.polyfit(times, sizes, 1)[0]) * 60.0 if len(half) > 2 else float("nan")
-    return sizes[-1] / 1024.0, slope
+    """Return MiB at the end, and KiB per minute: the slope of the least in every 20 s.
+
+    Images in flight come and go, 0.9 MB each; what is lost for ever lifts the least. The first
+    quarter is left out: allocators fill their pools.
+    """
+    late = seen[len(seen) // 4 :]
+    windows = [late[i : i + WINDOW] for i in range(0, len(late) - WINDOW + 1, WINDOW)]
+    times = [float(np.mean([t for t, _ in window])) for window in windows]
+    least = [min(u.memory_kib for _, u in window) for window in windows]
+    slope = float(np.polyfit(times, least, 1)[0]) * 60.0 if len(windows) > 2 else float("nan")
+    return seen[-1][1].memory_kib / 1024.0, slope
 
 
 def answer_ages(cell: Cell, begin_s: float) -> Iterator[float]:
@@ -169,7 +176,8 @@ def _memory(load: Load, role: str) -> str:
     if role not in load.memory:
         return "–"
     size, slope = load.memory[role]
-    return f"{size:.0f} MiB, {slope:+.0f} KiB/min"
+    trend = "too short for a slope" if load.duration_s < SHORT_S else f"{slope:+.0f} KiB/min"
+    return f"{size:.0f} MiB, {trend}"
 
 
 def _ms(values: list[float], *wanted: float) -> str:

@@ -49,12 +49,20 @@ def test_what_a_robot_would_not_forgive_is_a_problem(change: dict, word: str) ->
     assert word in problem and problem in report([load])
 
 
-def test_the_slope_of_the_memory_is_that_of_the_second_half() -> None:
-    sizes = [1000 * min(i, 5) for i in range(10)] + [5000 + i for i in range(10)]
-    seen = [(float(t), Usage(1, 1, size, 0.0)) for t, size in enumerate(sizes)]
+@pytest.mark.parametrize("leak_kib_s", [0.0, 5.0])
+def test_the_slope_of_the_memory_sees_a_leak_and_no_images_in_flight(leak_kib_s: float) -> None:
+    start = [1000.0 * t for t in range(150)]  # before the first quarter is over
+    flight = [900.0 * (t * 7 % 4) for t in range(450)]
+    sizes = start + [150e3 + leak_kib_s * t + f for t, f in enumerate(flight)]
+    seen = [(float(t), Usage(1, 1, round(size), 0.0)) for t, size in enumerate(sizes)]
     size_mib, slope = memory_trend(seen)
-    assert size_mib == pytest.approx(5009 / 1024)
-    assert slope == pytest.approx(60.0)
+    assert size_mib == pytest.approx(sizes[-1] / 1024, abs=0.01)
+    assert slope == pytest.approx(60.0 * leak_kib_s, abs=5.0)
+
+
+def test_a_short_run_names_no_slope() -> None:
+    short = dataclasses.replace(GOOD, duration_s=10.0, memory={"node": (80.0, float("nan"))})
+    assert "nan" not in report([short])
 
 
 @pytest.mark.slow
