@@ -133,6 +133,19 @@ def test_cancel_stops_the_arm_and_leaves_room_for_the_next_goal() -> None:
         cell.wait_zero()
 
 
+def test_a_goal_that_fails_after_one_that_succeeds_leaves_the_node_well() -> None:
+    with Cell(**MOVING) as cell:
+        tree = Tree(cell.start(""))
+        first = tree.begin(max_steps=1)
+        cell.answer()
+        assert tree.end(first)[1].success
+        second = tree.begin()
+        cell.instruct("something else")
+        assert tree.end(second)[0] == GoalStatus.STATUS_ABORTED
+        cell.answer()
+        assert cell.node.verdict().state is State.RUNNING
+
+
 def test_a_dry_run_counts_steps_and_says_that_nothing_moved() -> None:
     with Cell() as cell:
         tree = Tree(cell.start(""))

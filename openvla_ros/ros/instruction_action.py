@@ -286,7 +286,11 @@ class InstructionAction:
         self._ended.append(run)
         log = self._node.get_logger()
         text = f"~/run_instruction ends after {run.steps} steps: {detail}"
-        (log.info if run.result.success or reason == Result.CANCELED else log.warning)(text)
+        # Two calls: rclpy refuses another severity from a line that has logged before.
+        if run.result.success or reason == Result.CANCELED:
+            log.info(text)
+        else:
+            log.warning(text)
 
 
 def _never(handle: Any) -> Result:
