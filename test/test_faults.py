@@ -18,6 +18,7 @@ from process_cell import ROLES, SPLIT_ROLES, Cell, Sample
 from process_usage import Usage, processes_of, remove_segments
 
 from openvla_ros.config import NodeConfig
+from openvla_ros.ros.process import EXECUTOR_THREADS
 
 pytestmark = pytest.mark.ros
 
@@ -111,6 +112,9 @@ def test_more_threads_or_descriptors_than_at_the_beginning_is_a_leak() -> None:
     assert leaked({"node": before}, {"node": before}) == []
     (line,) = leaked({"node": before}, {"node": after})
     assert "21 descriptors" in line
+    more = Usage(10 + EXECUTOR_THREADS, 20, 0, 0.0)
+    assert len(leaked({"node": before}, {"node": more})) == 1
+    assert len(leaked({"camera": before}, {"camera": Usage(11, 20, 0, 0.0)})) == 1
 
 
 @pytest.mark.parametrize("roles", [ROLES, SPLIT_ROLES])
