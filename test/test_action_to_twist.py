@@ -6,7 +6,7 @@ import dataclasses
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +122,16 @@ def streamer(cell: Cell) -> Iterator[Streamer]:
     a_streamer.close()
 
 
-def start_moving(cell: Cell, streamer: Streamer, press: Callable[[], None] = lambda: None) -> None:
+def arm(cell: Cell, streamer: Streamer) -> None:
     cell.start()
     cell.answer()
     # A dry run: the streamer has seen it.
     cell.wait(lambda: streamer.node._follower._is_armed, "the streamer to see the node disarmed")
     assert cell.enable_motion(True).success
-    press()
+
+
+def start_moving(cell: Cell, streamer: Streamer) -> None:
+    arm(cell, streamer)
     cell.answer()
     streamer.wait_moving()
 
@@ -247,7 +250,14 @@ def test_the_dead_man_switch_and_the_teleoperation_of_the_node_work_here(cell: C
     switch = cell.peer.create_publisher(Bool, "/openvla_node/enable", qos.ENABLE)
     stick = cell.peer.create_publisher(TwistStamped, "/openvla_node/teleop_twist", 1)
     try:
-        start_moving(cell, streamer, lambda: switch.publish(Bool(data=True)))
+        arm(cell, streamer)
+
+        def is_moving() -> bool:
+            switch.publish(Bool(data=True))
+            cell.answer()
+            return not is_zero(streamer.twists[-1])
+
+        cell.wait(is_moving, "motion while the switch is held")
         switch.publish(Bool(data=False))
         streamer.wait_status(State.HOLD, Reason.DEADMAN)
         streamer.wait_zero()
@@ -282,9 +292,7 @@ def test_a_workspace_needs_the_pose_of_the_end_effector_and_takes_it_from_the_to
         poses.publish(pose)
 
     try:
-        cell.start()
-        cell.wait(lambda: streamer.node._follower._is_armed, "the disarmed node")
-        assert cell.enable_motion(True).success
+        arm(cell, streamer)
         cell.answer()
         assert "ee_pose" in streamer.wait_status(State.HOLD, Reason.TF_UNAVAILABLE).detail
 
