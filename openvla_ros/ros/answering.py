@@ -86,7 +86,7 @@ class Answering:
 
     def set_rate(self, rate_hz: float) -> None:
         """Answer at most so many frames per second."""
-        self._worker.min_interval_s = 1.0 / rate_hz
+        self._worker.pace.interval_s = 1.0 / rate_hz
 
     def forget_image(self) -> None:
         """Let ~/predict_once wait for an image of this activation."""
