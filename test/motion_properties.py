@@ -47,21 +47,32 @@ def a_stream(mode: str) -> TwistStreamer:
 class Budget:
     """What the steps of one answer may move, per axis: the sums of their ways forth and back."""
 
-    def __init__(self, steps: np.ndarray, held: float) -> None:
-        self.steps = steps
+    def __init__(self, steps: np.ndarray, held: float, carried: np.ndarray | float = 0.0) -> None:
+        last, self.steps = steps[-1], steps.copy()
+        self.steps[0] += carried
         self.forth, self.back = (
-            np.maximum(way, 0.0).sum(axis=0) + np.maximum(way[-1], 0.0) * held
-            for way in (steps, -steps)
+            np.maximum(sign * self.steps, 0.0).sum(axis=0) + np.maximum(sign * last, 0.0) * held
+            for sign in (1.0, -1.0)
         )
-        self.total, self.late = np.zeros(6), np.zeros(6)
+        # Together with what it carries, and without "hold", one step is one straight line.
+        self.is_straight = len(steps) == 1 and not (held and np.any(carried))
+        self.total, self.late, self.late_ticks = np.zeros(6), np.zeros(6), 0.0
+
+    def take(self, carried: np.ndarray) -> None:
+        """Book what the next answer takes over; it is not motion yet."""
+        total = self.total + carried
+        assert (total <= self.forth + self.late + ROUNDING).all(), f"{carried} carried"
+        assert (-total <= self.back + self.late + ROUNDING).all(), f"{carried} carried"
 
     def spend(self, twist: np.ndarray, interval_s: float) -> None:
         """Book a twist; a tick that is late by j adds at most the twist times j."""
         total = self.total = self.total + twist * interval_s
-        self.late = np.maximum(self.late, np.abs(twist) * max(interval_s - TICK_S, 0.0))
+        late_s = max(interval_s - TICK_S, 0.0)
+        self.late = np.maximum(self.late, np.abs(twist) * late_s)
+        self.late_ticks += late_s / TICK_S
         assert (total <= self.forth + self.late + ROUNDING).all(), f"{total} for {self.steps}"
         assert (-total <= self.back + self.late + ROUNDING).all(), f"{total} for {self.steps}"
-        if len(self.steps) == 1:
+        if self.is_straight:
             step = self.steps[0]
             share = float(total @ step) / max(float(step @ step), 1e-30)
             assert np.abs(total - share * step).max() <= ROUNDING, "another direction"
@@ -72,24 +83,28 @@ class Budget:
 def an_action_moves_no_further_than_its_displacement(run: Run) -> None:
     """At any time, whatever was before: between the sums of its steps back and forth, every axis.
 
-    Of the action before, no more than one tick comes after the next has arrived.
+    The end of the action before may come with it: what is left of that one's own displacement, and
+    no more than two ticks of motion.
     """
     stream, now_s, step_s = a_stream(run.mode), 0.0, 1.0 / run.action_hz
     held = HOLD_MAX_S / step_s if run.mode == "hold" else 0.0
-    running = Budget(np.zeros((1, 6)), 0.0)
+    budget = Budget(np.zeros((1, 6)), 0.0)
     for answer in run.answers:
-        steps = answer.actions[:, 0:6]
+        steps = answer.actions[:, 0:6].copy()
         for _ in range(1 + answer.is_repeated):
             stream.accept(steps, step_s, now_s)
-        newest = Budget(steps, held)
-        latest_s = now_s + TICK_S + ROUNDING
+        before, budget = budget, None
         for tick_s, interval_s in ticks(run, now_s, now_s + answer.wait_s):
             twist = stream.sample(tick_s)
+            if budget is None:
+                before.take(stream.carried)
+                longest = 2.0 + before.late_ticks
+                assert shortest_time_s(stream.carried) <= longest * TICK_S + ROUNDING
+                budget = Budget(steps, held, stream.carried)
             assert shortest_time_s(twist) <= 1.0 + ROUNDING, "faster than the limits"
-            assert tick_s < latest_s or not stream.is_finishing, "more than a tick of before"
-            running = running if stream.is_finishing else newest
-            running.spend(twist, interval_s)
+            budget.spend(twist, interval_s)
             now_s = tick_s + interval_s
+        budget = budget or before
 
 
 @property_of(1000)

@@ -63,6 +63,11 @@ def repeats_the_last_action(patch: Patch) -> None:
     patch.setattr(TwistStreamer, "sample", repeat)
 
 
+def carries_a_whole_action_over(patch: Patch) -> None:
+    """Adds what is left of an old action to the new one, however much it is."""
+    patch.setattr("openvla_ros.control.twist._CARRIED_TICKS", 1e9)
+
+
 def turns_in_the_wrong_order(patch: Patch) -> None:
     """Rx Ry Rz: the same three angles, multiplied from the other side."""
 
@@ -283,6 +288,7 @@ MUTANTS: list[tuple[Callable[[Patch], None], str]] = [
     (keeps_the_axes_of_the_first_step, CHUNK),
     (inverts_the_gripper, GRIPPER),
     (adds_the_rest_of_the_last_action, NO_FURTHER),
+    (carries_a_whole_action_over, NO_FURTHER),
     (holds_twice_as_long, NO_FURTHER),
     (gives_every_step_whole_ticks, TIME),
     (ignores_that_ticks_come_early, NO_FURTHER),

@@ -135,13 +135,13 @@ def test_limits_as_fast_as_the_data_leave_every_episode_its_translation(
         assert rotation <= (0.022 if number == 13 else 0.02), f"episode {number}: {rotation:.1%}"
 
 
-@pytest.mark.parametrize(("jitter_s", "bound"), [(0.005, 0.02), (0.02, 0.03), (0.05, 0.10)])
+@pytest.mark.parametrize(("jitter_s", "bound"), [(0.005, 0.005), (0.02, 0.005), (0.05, 0.08)])
 def test_answers_that_come_early_and_late_by_chance_lose_a_bounded_part_and_add_nothing(
     episodes: np.ndarray, jitter_s: float, bound: float
 ) -> None:
-    """An early answer drops the rest of the step before it, unless that is the last tick.
+    """An early answer drops the rest of the step before it, unless that is its end.
 
-    Measured: 1.1 % of all displacements at ±5 ms, 2.1 % at ±20 ms, 8.0 % at ±50 ms.
+    Measured: 0.17 % of all displacements at ±5 and ±20 ms, 6.3 % at ±50 ms.
     """
     lost_m = path_m = 0.0
     for number, actions in enumerate(episodes):

@@ -14,6 +14,7 @@ import numpy as np
 from openvla_ros.control.slew import SpeedLimits
 
 _PERIOD_SAMPLES = 5  # the median of five forgets two outliers
+_CARRIED_TICKS = 2.0
 _ARRIVED = 1e-9  # a remainder of 1 nm and 1 nrad is rounding
 
 
@@ -65,8 +66,9 @@ class TwistStreamer:
     Invariant, for the twist held constant between ticks: per chunk the integral of the twist never
     exceeds the sum of its displacements ("hold": the last step times 1 + hold_max / its time). A
     new chunk begins with the next tick; what is left of the old one is dropped, because the policy
-    has seen where the arm was when it asked for the new one. Only a chunk with no more than a tick
-    left is finished first: answers that come a few ms early shall not cost a tenth of a step.
+    has seen where the arm was when it asked for the new one. Only the end of a chunk, at most two
+    ticks, is carried over into the first step of the next: answers never keep step with the ticks,
+    and each would lose a tenth of a step at 5 Hz.
 
     Every twist aims at the point of the path that is due at the next tick, from the point that the
     twists until now have reached: a chunk loses neither displacement nor time to the grid of ticks.
@@ -74,11 +76,13 @@ class TwistStreamer:
     Attributes:
         settings: May be replaced at any time; a chunk keeps the times that it has begun with.
         slowed_steps: Steps that took longer because of the speed limits.
+        carried: (6,) m and rad: what the running chunk took over from the one before.
     """
 
     def __init__(self, settings: StreamSettings) -> None:
         self.settings = settings
         self.slowed_steps = 0
+        self.carried = np.zeros(6)
         self._accepted: tuple[np.ndarray, float] | None = None  # begins with the next tick
         self._path: _Path | None = None  # of the chunk that is being executed
         self._own_s = 0.0  # time at which its own steps end, and mode "hold" begins to hold
@@ -95,11 +99,6 @@ class TwistStreamer:
     def is_moving(self) -> bool:
         """True while some displacement is left to execute."""
         return self._path is not None or self._accepted is not None
-
-    @property
-    def is_finishing(self) -> bool:
-        """True when the last twist still was the end of a chunk whose successor has come."""
-        return self._path is not None and self._accepted is not None
 
     @property
     def period_s(self) -> float | None:
@@ -123,7 +122,7 @@ class TwistStreamer:
     def sample(self, now_s: float) -> np.ndarray:
         """Return the (6,) twist to publish now, m/s and rad/s, to be held until the next tick."""
         self._advance(now_s)
-        if self._accepted is not None and not self._is_in_last_tick():
+        if self._accepted is not None:
             self._begin(*self._accepted)
         self._pace = self._fading(now_s)
         if self._path is None or self._pace <= 0.0:
@@ -152,23 +151,31 @@ class TwistStreamer:
         self._periods.clear()
 
     def _begin(self, steps: np.ndarray, step_s: float) -> None:
+        self.carried = self._rest()
         self._clear()
         self._accepted = None
-        settings = self.settings
+        settings, held = self.settings, steps[-1].copy()
         if settings.mode == "stretch" and self.period_s is not None:
             step_s = max(step_s, self.period_s / len(steps))
+        steps[0] += self.carried
         durations_s = [max(step_s, settings.limits.shortest_time_s(step)) for step in steps]
         self.slowed_steps += sum(d > step_s * (1.0 + 1e-9) for d in durations_s)
         self._own_s = sum(durations_s)
         if settings.mode == "hold" and settings.hold_max_s > 0.0:
-            held = steps[-1] * (settings.hold_max_s / durations_s[-1])
-            steps, durations_s = np.vstack([steps, held]), [*durations_s, settings.hold_max_s]
+            held_s = max(step_s, settings.limits.shortest_time_s(held))
+            steps = np.vstack([steps, held * (settings.hold_max_s / held_s)])
+            durations_s = [*durations_s, settings.hold_max_s]
         self._path = _Path(steps, durations_s)
 
-    def _is_in_last_tick(self) -> bool:
+    def _rest(self) -> np.ndarray:
+        """(6,) what is left of the steps of the running chunk when only its end is left."""
         left_s = self._own_s - self._time_s
-        is_running = self._path is not None and self._fade_start_s is None
-        return is_running and 1e-9 < left_s <= self.settings.tick_s * (1.0 + 1e-6)
+        is_held = left_s <= 0.0 and self.settings.mode == "hold"
+        if self._path is None or self._fade_start_s is not None or is_held:
+            return np.zeros(6)
+        if left_s > _CARRIED_TICKS * self.settings.tick_s * (1.0 + 1e-6):
+            return np.zeros(6)
+        return self._path.at(self._own_s) - self._reached
 
     def _clear(self) -> None:
         self._path, self._fade_start_s = None, None
