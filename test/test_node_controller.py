@@ -120,6 +120,26 @@ def test_who_only_listens_is_no_controller(name: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", ["_NODE_NAME_UNKNOWN_", "_CREATED_BY_BARE_DDS_APP_"])
+def test_a_subscriber_without_a_name_is_a_controller(name: str) -> None:
+    """ROS loses the name of a node that was created again while the old one still lingered."""
+    with Cell(**MOVING) as cell, Controller("servo"):
+        seen = cell.node.get_subscriptions_info_by_topic
+
+        def nameless(topic: str) -> list:
+            infos = seen(topic)
+            for info in infos:
+                info.node_name = name
+            return infos
+
+        cell.wait(lambda: "servo" in [i.node_name for i in seen(TWIST)], "the controller")
+        cell.node.get_subscriptions_info_by_topic = nameless
+        cell.start()
+        assert cell.answer().executed
+        cell.wait_moving()
+
+
+@pytest.mark.usefixtures("impatient")
 def test_who_listens_to_another_type_is_no_controller() -> None:
     """An unstamped Twist never arrives, and nothing else would say so."""
     with Cell(**MOVING) as cell, Controller("diff_drive", Twist):

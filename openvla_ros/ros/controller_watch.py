@@ -18,11 +18,10 @@ from openvla_ros.ros.session import Session
 
 PERIOD_S = 0.2
 PATIENCE_S = 5.0  # at activation: two processes may take seconds to discover each other
-#: Nodes that listen to everything and move nothing, by the beginning of their names; and those
-#: whose names are not known: ROS nodes until they are fully discovered, and DDS programs.
+#: Nodes that listen to everything and move nothing, by the beginning of their names. A subscriber
+#: without a name counts as a controller: a node that was created again under its old name keeps
+#: none (rclpy), and motion must not end for that. One that turns out to be a listener ends it then.
 LISTENERS = (
-    "_CREATED_BY_BARE_DDS_APP_",
-    "_NODE_NAME_UNKNOWN_",
     "_ros2cli",
     "rosbag2",
     "rqt",
