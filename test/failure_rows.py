@@ -182,7 +182,8 @@ PROCESSES = (
         Stop.CUT, READY, Reason.OK, "command stream", STALE, Recovery.ACTIVATE,
         tests=("test_node_process.py::test_deactivate_mid_motion_ends_with_a_zero_twist",),
         note="five zeros, acknowledged, are the last on the wire"),
-    Row("SIGINT or SIGTERM", "Ctrl-C, `ros2 launch` that ends, systemd",
+    Row("SIGINT, SIGTERM or SIGHUP",
+        "Ctrl-C, `ros2 launch` that ends, systemd; a closed terminal, a lost ssh (not under nohup)",
         Stop.CUT, None, None, "", None, Recovery.RESTART,
         tests=("test_node_process.py::"
                "test_a_signal_mid_motion_ends_with_a_zero_twist_and_exit_0",

@@ -132,6 +132,12 @@ def watcher() -> Iterator[Watcher]:
     watching.close()
 
 
+def hear_signals() -> None:
+    """What a background job or nohup ignores is inherited; here it is not."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(watcher: Watcher) -> Iterator[Callable[..., subprocess.Popen]]:
     processes: list[subprocess.Popen] = []
@@ -145,8 +151,7 @@ def start(watcher: Watcher) -> Iterator[Callable[..., subprocess.Popen]]:
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            # A background job's SIGINT may be ignored, and that is inherited.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=hear_signals,
         )
         processes.append(process)
         return process
@@ -169,7 +174,7 @@ def end(process: subprocess.Popen, number: int) -> tuple[int, str]:
     return process.returncode, log
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_mid_motion_ends_with_a_zero_twist_and_exit_0(
     watcher: Watcher, start: Callable, number: int
 ) -> None:
@@ -182,6 +187,25 @@ def test_a_signal_mid_motion_ends_with_a_zero_twist_and_exit_0(
     assert is_zero(watcher.twists[-1])
     last_moving = max(i for i, t in enumerate(watcher.twists) if not is_zero(t))
     assert len(watcher.twists) - last_moving > 1
+
+
+UNDER_NOHUP = """
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from openvla_ros.ros.node import main
+sys.exit(main())
+"""
+
+
+def test_under_nohup_a_closed_terminal_changes_nothing(watcher: Watcher, start: Callable) -> None:
+    process = start(UNDER_NOHUP)
+    watcher.start_moving()
+    process.send_signal(signal.SIGHUP)
+    count = len(watcher.twists)
+    watcher.spin_until(lambda: len(watcher.twists) >= count + 30, "0.6 s of twists")
+    assert process.poll() is None
+    assert not any(is_zero(t) for t in watcher.twists[count:])
+    assert end(process, signal.SIGTERM)[0] == 0
 
 
 def test_a_signal_while_somebody_steers_ends_with_a_zero_twist(

@@ -248,7 +248,7 @@ def _require_base_frame(config: NodeConfig) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM; return the exit code."""
+    """Run the node until SIGINT, SIGTERM or SIGHUP; return the exit code."""
     return run(ActionToTwistNode, args, NAME)
 
 

@@ -352,7 +352,7 @@ def _reason_of(error: Exception) -> Reason:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM; return the exit code."""
+    """Run the node until SIGINT, SIGTERM or SIGHUP; return the exit code."""
     return run(OpenVLANode, args)
 
 

@@ -1,7 +1,7 @@
 """Runs the node as a process: threads, signals, and a zero twist as the last word.
 
 rclpy's own signal handlers would close ROS first, so that nothing could be published any more. Here
-SIGINT and SIGTERM only set a flag; the node is then shut down while ROS still works.
+SIGINT, SIGTERM and SIGHUP only set a flag; the node is then shut down while ROS still works.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ EXIT_HUNG = 3
 def run(make_node: Callable[[], Any], args: list[str] | None, program: str = "openvla_node") -> int:
     """Spin the node until a signal or until it gives up; return the exit code.
 
-    0 after SIGINT or SIGTERM, 1 for unusable parameters, 3 when the policy hangs.
+    0 after SIGINT, SIGTERM or SIGHUP, 1 for unusable parameters, 3 when the policy hangs.
     """
     asked_to_stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _stop_signals():
         signal.signal(number, lambda *_: asked_to_stop.set())
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -55,6 +55,13 @@ def run(make_node: Callable[[], Any], args: list[str] | None, program: str = "op
     finally:
         code = _shut_down(executor, node)
     return code
+
+
+def _stop_signals() -> tuple[signal.Signals, ...]:
+    """What ends the node: SIGHUP too (a closed terminal, a lost ssh), unless under nohup."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return signal.SIGINT, signal.SIGTERM
+    return signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 def _spin_once(executor: MultiThreadedExecutor, node: Any) -> None:
