@@ -2,93 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
+from follower_rig import SLOW, STEP, TICK_S, Rig, armed, moving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openvla_ros.config import NodeConfig
 from openvla_ros.control.states import Drop, Reason, State
-from openvla_ros.ros.follower import Follower, NodeReport, Order
-from openvla_ros.ros.frames import Clocks, Tick
 from openvla_ros.ros.streaming import LATE_TICK_S
-
-TICK_S = 0.02
-STEP = np.array([0.01, -0.004, 0.0, 0.0, 0.0, 0.02])
-# 10 mm at 5 mm/s last 2 s: what stops such an action is not that it is over.
-SLOW = {"limits.linear_speed": 0.005}
-
-
-class Rig:
-    """A follower, its clock, and the twists it has published."""
-
-    def __init__(self, **values: Any) -> None:
-        self.now_s = 1000.0
-        config = NodeConfig.from_values({"base_frame": "base", **values})
-        clocks = Clocks(lambda: round(self.now_s * 1e9), lambda: self.now_s)
-        self.follower = Follower(config, clocks)
-        self.twists: list[np.ndarray] = []
-
-    def stamp(self, age_s: float = 0.0) -> int:
-        return round((self.now_s - age_s) * 1e9)
-
-    def says(self, state: State = State.RUNNING, reason: Reason = Reason.OK, **rest: Any) -> None:
-        """The node publishes its status."""
-        values = {"motion_enabled": True, "instruction": "pick", "age_s": 0.0, **rest}
-        stamp = self.stamp(values.pop("age_s"))
-        self.follower.report(NodeReport(stamp, state, reason, **values))
-
-    def acts(self, steps: np.ndarray = STEP, drop: Drop = Drop.NONE, **changes: Any) -> None:
-        """The node publishes an action."""
-        order = {
-            "image_ns": self.stamp(0.15),
-            "decided_ns": self.stamp(),
-            "frame_id": "base",
-            "steps": np.atleast_2d(steps),
-            "step_s": 0.2,
-            "drop": drop,
-        }
-        self.follower.order(Order(**{**order, **changes}))
-
-    def tick(self, count: int = 1, period_s: float = TICK_S) -> list[np.ndarray]:
-        """Run the stream timer; returns the twists of these ticks."""
-        begin = len(self.twists)
-        for _ in range(count):
-            self.now_s += period_s
-            self.follower.tick(self._publish)
-        return self.twists[begin:]
-
-    def _publish(self, tick: Tick) -> None:
-        self.twists.append(tick.twist)
-
-    @property
-    def moved(self) -> np.ndarray:
-        """(6,) integral of all twists."""
-        return np.sum(self.twists, axis=0) * TICK_S
-
-    @property
-    def is_moving(self) -> bool:
-        return bool(self.twists[-1].any())
-
-
-def moving(**values: Any) -> Rig:
-    """A rig in the middle of a long action, with the status fresh."""
-    rig = Rig(**{**SLOW, **values})
-    rig.says(motion_enabled=False)
-    rig.says()
-    rig.acts()
-    rig.tick(10)
-    assert rig.is_moving
-    return rig
-
-
-def armed(**values: Any) -> Rig:
-    rig = Rig(**values)
-    rig.says(State.READY)
-    rig.says()
-    return rig
 
 
 def test_an_executed_action_is_streamed_to_its_displacement_and_then_zeros() -> None:
@@ -263,111 +184,11 @@ def test_a_respawned_node_in_dry_run_moves_nothing() -> None:
         assert not np.any(rig.tick(20))
 
 
-@pytest.mark.parametrize("state", [State.RUNNING, State.HOLD])
-def test_a_process_that_comes_up_beside_an_armed_node_stands_until_start(state: State) -> None:
-    rig = Rig()
-    rig.says(state)
-    rig.says()
-    rig.acts()
-    assert not np.any(rig.tick(10))
-    assert "~/start" in rig.follower.verdict().detail
-    rig.follower.release()
-    rig.acts()
-    assert np.any(rig.tick(5))
-
-
-def test_its_own_stop_cuts_at_the_next_tick_until_its_own_start() -> None:
-    rig = moving()
-    rig.follower.hold()
-    rig.says()
-    rig.acts()
-    assert not np.any(rig.tick(10))
-    rig.follower.release()
-    rig.acts()
-    assert np.any(rig.tick(5))
-
-
-def test_stop_and_start_within_one_tick_still_drop_the_action() -> None:
-    rig = moving()
-    rig.follower.hold()
-    rig.follower.release()
-    assert not np.any(rig.tick(10))
-
-
-def test_a_failed_callback_stops_the_arm_until_start() -> None:
-    rig = moving()
-    rig.follower.fail("boom")
-    rig.acts()
-    assert not np.any(rig.tick(10))
-    assert rig.follower.verdict().state is State.FAULT
-
-
 def test_nothing_is_published_after_the_end() -> None:
     rig = moving()
     rig.follower.end()
     rig.acts()
     assert rig.tick(5) == []
-
-
-# A person -----------------------------------------------------------------------------------------
-
-
-def test_a_released_dead_man_switch_cuts_even_when_the_node_hangs() -> None:
-    rig = Rig(deadman_required=True, deadman_timeout=0.3, **SLOW)
-    rig.says(motion_enabled=False)
-    rig.says()
-    rig.follower.switch_deadman(True)
-    rig.acts()
-    assert np.any(rig.tick(10))
-    rig.tick(6)
-    assert not rig.is_moving, "it was not held for longer than deadman_timeout"
-    assert rig.follower.verdict().reason is Reason.DEADMAN
-    rig.follower.switch_deadman(True)
-    rig.acts()
-    rig.tick(5)
-    rig.follower.switch_deadman(False)
-    assert not np.any(rig.tick(5))
-
-
-def test_a_person_takes_over_at_once_and_the_policy_waits_for_start() -> None:
-    rig = moving()
-    wanted = np.array([0.0, 0.004, 0.0, 0.0, 0.0, 0.0])
-    for _ in range(5):
-        assert rig.follower.steer(wanted, "base", rig.stamp()) == ""
-        rig.acts()
-        rig.tick()
-    assert np.allclose(rig.twists[-1], wanted)
-    rig.says()
-    rig.tick(20)
-    assert not rig.is_moving, "nobody steers any more"
-    rig.acts()
-    assert not np.any(rig.tick(5))
-    rig.follower.release()
-    rig.acts()
-    assert np.any(rig.tick(5))
-
-
-def test_start_of_the_node_ends_the_steering_here_too() -> None:
-    rig = moving()
-    rig.follower.steer(np.zeros(6), "base", rig.stamp())
-    rig.says(State.HOLD, Reason.TELEOPERATION)
-    rig.says(State.RUNNING)
-    rig.acts()
-    assert np.any(rig.tick(5))
-
-
-def test_nobody_steers_an_arm_whose_motion_is_not_enabled() -> None:
-    rig = Rig()
-    rig.says(motion_enabled=False)
-    assert "not enabled" in rig.follower.steer(np.ones(6), "base", rig.stamp())
-    assert not np.any(rig.tick(5))
-
-
-def test_stop_is_stronger_than_steering() -> None:
-    rig = moving()
-    rig.follower.hold()
-    assert "~/start" in rig.follower.steer(np.ones(6), "base", rig.stamp())
-    assert not np.any(rig.tick(5))
 
 
 # Time ---------------------------------------------------------------------------------------------
