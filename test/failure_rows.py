@@ -171,10 +171,12 @@ PEOPLE = (
     Row("dead-man switch released", "`~/enable` silent for `deadman_timeout` (0.3 s), or false",
         Stop.CUT, HOLD, Reason.DEADMAN, "command stream", OK, Recovery.PRESS),
     Row("stop", "`~/stop` is called",
-        Stop.CUT, HOLD, Reason.OPERATOR, "command stream", OK, Recovery.START),
+        Stop.CUT, HOLD, Reason.OPERATOR, "command stream", OK, Recovery.START,
+        note="deactivate and activate do not give the arm back; a new configure does"),
     Row("teleoperation", "a twist on `~/teleop_twist`",
         Stop.GOES_ON, HOLD, Reason.TELEOPERATION, "command stream", OK, Recovery.START,
-        note="the arm follows the person, and stands 0.1 s after the last of his twists"),
+        note="the arm follows the person, and stands 0.1 s after the last of his twists; kept over "
+             "deactivate and activate"),
 )  # fmt: skip
 
 PROCESSES = (

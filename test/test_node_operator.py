@@ -105,6 +105,33 @@ def test_who_steers_takes_over_until_start(moving: Cell) -> None:
     assert moving.twists[-1].twist.linear.z == 0.0
 
 
+def test_a_stop_lasts_over_deactivate_and_activate_until_start(moving: Cell) -> None:
+    assert moving.trigger("stop").success
+    assert moving.change("deactivate") and moving.change("activate")
+    moving.wait_status(State.HOLD, Reason.OPERATOR)
+    assert not moving.answer().executed, "only ~/start gives the arm back"
+    assert moving.trigger("start").success
+    assert moving.answer().executed
+    moving.wait_moving()
+
+
+def test_who_steers_keeps_the_arm_over_deactivate_and_activate_until_start(moving: Cell) -> None:
+    moving.publish(TELEOP, up(moving))
+    moving.wait_status(State.HOLD, Reason.TELEOPERATION)
+    assert moving.change("deactivate") and moving.change("activate")
+    moving.wait_status(State.HOLD, Reason.TELEOPERATION)
+    assert not moving.answer().executed
+    assert moving.trigger("start").success
+    assert moving.answer().executed
+
+
+def test_configured_anew_nobody_holds_the_arm(moving: Cell) -> None:
+    assert moving.trigger("stop").success
+    for transition in ("deactivate", "cleanup", "configure", "activate"):
+        assert moving.change(transition), transition
+    assert moving.answer().executed
+
+
 def test_a_steered_twist_passes_the_same_limits(moving: Cell) -> None:
     with moving.repeated(TwistStamped, TELEOP, lambda: up(moving, speed=3.0)):
         moving.wait_status(State.HOLD, Reason.TELEOPERATION)

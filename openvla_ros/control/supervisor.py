@@ -53,6 +53,11 @@ class Supervisor:
         self._pressed_s = -math.inf
         self.reset()
 
+    def begin(self) -> None:
+        """Activate: as `reset`. Who stopped or steered the arm keeps it; the controller is there."""
+        self.reset()
+        self._welcome_controller()
+
     def reset(self) -> None:
         """Forget faults, images and answers; keep what the operator and the controller say."""
         self._fault: Verdict | None = None
@@ -97,8 +102,7 @@ class Supervisor:
     def release(self) -> None:
         """The operator lets the policy move the arm again; a controller must be there for that."""
         self._held_by_operator = self._is_steered = False
-        if not self._missing_controller:
-            self._no_controller = None
+        self._welcome_controller()
 
     def steer(self) -> None:
         """Somebody steers the arm, and keeps it until `release`."""
@@ -294,6 +298,10 @@ class Supervisor:
         if self._interruption is not None and self._fresh_frames >= FRESH_FRAMES:
             self._interruption = None
         return self._interruption
+
+    def _welcome_controller(self) -> None:
+        if not self._missing_controller:
+            self._no_controller = None
 
     def _interrupt(self, reason: Reason, detail: str) -> None:
         self._fresh_frames = 0

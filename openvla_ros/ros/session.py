@@ -90,12 +90,11 @@ class Session:
     # Commands -----------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Activate: count from zero and answer frames."""
+        """Activate: count from zero and answer frames; who stopped or steered the arm keeps it."""
         shared = self._shared
         with shared.lock:
             shared.ledger = Ledger()
-            shared.supervisor.reset()
-            shared.supervisor.release()
+            shared.supervisor.begin()
             shared.stage.reset()
             self._streaming.reset()
             self._answering.forget_image()
