@@ -132,7 +132,7 @@ POLICY = (
         note="traceback in the log"),
     Row("out of memory", "no GPU memory for an answer, twice in a row",
         Stop.CUT, FAULT, Reason.GPU_OOM, "GPU", ERROR, Recovery.CONFIGURE,
-        note="one retry after emptying the cache; `quantization` needs less"),
+        note="one retry after emptying the cache; `quantization` needs less; `~/reset` fails"),
     Row("policy hangs", "no answer for `hang_timeout` (10 s)",
         Stop.RAMP, FAULT, Reason.MODEL_HANG, "model", ERROR, Recovery.RESTART,
         tests=("test_node_process.py::"
@@ -236,7 +236,7 @@ Zeros are streamed at `stream_rate` as long as the node is active: silence means
 gone. So the consumer must stop by itself when twists stay away (MoveIt Servo:
 `incoming_command_timeout`, 0.1 s). State, reason and a sentence with the way out are in `~/status`;
 the level is that of the named part in `/diagnostics`. Names in backticks are parameters, with their
-default. The first cause of a FAULT is kept until `~/reset`.
+default. The first cause of a FAULT is kept until `~/reset`, that of GPU_OOM until cleanup.
 """
 
 

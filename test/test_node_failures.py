@@ -183,7 +183,10 @@ def test_running_out_of_memory_is_a_fault_with_a_hint(moving: Cell) -> None:
     set_fault(moving, "oom")
     moving.drop()
     moving.wait_zero()
-    assert "quantization" in moving.wait_status(State.FAULT, Reason.GPU_OOM).detail
+    status = moving.wait_status(State.FAULT, Reason.GPU_OOM)
+    assert "quantization" in status.detail and "configure" in status.detail
+    refused = moving.trigger("reset")
+    assert not refused.success and refused.message == status.detail
     assert moving.change("deactivate") and moving.change("cleanup")
     set_fault(moving, "none")
     assert moving.change("configure") and moving.change("activate")

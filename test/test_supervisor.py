@@ -202,14 +202,25 @@ def test_the_operator_stops_and_starts() -> None:
 def test_the_first_fault_is_kept_and_reset_clears_it() -> None:
     scene = Scene()
     scene.image()
-    scene.supervisor.fail(Reason.GPU_OOM, "full.")
-    scene.supervisor.fail(Reason.MODEL_ERROR, "follow-up.")
-    assert scene.judged() == (State.FAULT, Reason.GPU_OOM)
+    scene.supervisor.fail(Reason.MODEL_ERROR, "broken.")
+    scene.supervisor.fail(Reason.MULTIPLE_PUBLISHERS, "follow-up.")
+    assert scene.judged() == (State.FAULT, Reason.MODEL_ERROR)
     assert not scene.image(), "a broken policy is given no more frames"
     scene.supervisor.reset()
     assert scene.judged() == (State.IDLE, Reason.NO_IMAGE)
     scene.image()
     assert scene.judged() == RUNNING
+
+
+def test_a_full_gpu_is_a_fault_that_neither_reset_nor_activate_clears() -> None:
+    scene = Scene()
+    scene.image()
+    scene.supervisor.fail(Reason.GPU_OOM, "full.")
+    for forget in (scene.supervisor.reset, scene.supervisor.begin):
+        forget()
+        scene.image()
+        assert scene.judged() == (State.FAULT, Reason.GPU_OOM)
+    assert "configure" in scene.supervisor.assess(0.0, None).detail
 
 
 def test_reset_keeps_the_stop_of_the_operator() -> None:

@@ -16,6 +16,8 @@ FRESH_FRAMES = 3  # usable images in a row before an arm that stopped for its ca
 NON_FINITE_FAULT = 5  # answers in a row that are not numbers: this does not heal by itself
 # Somebody lets go, or nobody listens: a ramp would be motion against the operator's will.
 CUTTING = (Reason.OPERATOR, Reason.DEADMAN, Reason.NO_CONTROLLER)
+# What only another load can heal: there is no less memory in use after a reset.
+UNTIL_CONFIGURE = (Reason.GPU_OOM,)
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,21 @@ class Supervisor:
         self._missing_controller = ""
         self._no_controller: Verdict | None = None
         self._pressed_s = -math.inf
+        self._fault: Verdict | None = None
         self.reset()
 
     def begin(self) -> None:
-        """Activate: as `reset`. Who stopped or steered the arm keeps it; the controller is there."""
+        """Activate: as `reset`. Who stopped or steered the arm keeps it; a controller is there."""
         self.reset()
         self._welcome_controller()
 
     def reset(self) -> None:
-        """Forget faults, images and answers; keep what the operator and the controller say."""
-        self._fault: Verdict | None = None
+        """Forget images, answers, and faults that need no new load (`UNTIL_CONFIGURE`).
+
+        What the operator and the controller say is kept.
+        """
+        if self._fault is not None and self._fault.reason not in UNTIL_CONFIGURE:
+            self._fault = None
         self._interruption: Verdict | None = None
         self._fresh_frames = 0
         self._problem: Verdict | None = None
@@ -136,7 +143,12 @@ class Supervisor:
         """Something broke that does not heal by itself. The first cause is kept."""
         if self._fault is None:
             what = detail.rstrip(". ")  # exceptions end with a full stop, or without
-            self._fault = Verdict(State.FAULT, reason, f"{what}. Call ~/reset to go on.")
+            way_out = (
+                "Deactivate, clean up, configure and activate to go on; ~/reset is not enough."
+                if reason in UNTIL_CONFIGURE
+                else "Call ~/reset to go on."
+            )
+            self._fault = Verdict(State.FAULT, reason, f"{what}. {way_out}")
 
     def image_arrived(self, stamp_ns: int, age_s: float, now_s: float) -> bool:
         """Book a new image; return whether the model shall see it.
