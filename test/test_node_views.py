@@ -16,6 +16,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped, TransformStamped
 from nav_msgs.msg import Path
 from node_cell import MOVING, NAME, Cell
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -23,6 +25,7 @@ from openvla_ros.control.states import Reason, State
 from openvla_ros.evaluation.drawing import BAD, GOOD, MOVE
 from openvla_ros.evaluation.overlay import HEADER, HEIGHT, ON_PICTURE, PICTURE, WIDTH
 from openvla_ros.ros import debug_views
+from openvla_ros.ros.node import OpenVLANode
 
 pytestmark = pytest.mark.ros
 
@@ -306,6 +309,29 @@ def test_diagnostics_name_every_part_in_every_lifecycle_state() -> None:
         values = {v.key: v.value for s in heard[-1].status for v in s.values}
         assert values["backend"] == "mock" and int(values["answers"]) >= 1
         assert values["topic"] == f"{NAME}/twist_cmd"
+
+
+def test_diagnostics_of_two_namespaces_have_different_names() -> None:
+    with Cell(**MOVING) as cell:
+        heard = diagnostics(cell)
+        robot = OpenVLANode(
+            context=cell.context,
+            namespace="/left/arm",
+            parameter_overrides=[Parameter("backend", value="mock")],
+        )
+        executor = SingleThreadedExecutor(context=cell.context)
+        executor.add_node(robot)
+        try:
+
+            def names() -> set[str]:
+                executor.spin_once(timeout_sec=0.05)
+                return {status.name for message in heard for status in message.status}
+
+            expected = {f"{name}: GPU" for name in ("openvla_node", "left/arm/openvla_node")}
+            cell.wait(lambda: expected <= names(), "the names of both")
+        finally:
+            executor.shutdown()
+            robot.destroy_node()
 
 
 def test_a_fault_is_an_error_of_its_part_within_a_period() -> None:

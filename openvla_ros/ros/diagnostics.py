@@ -49,6 +49,8 @@ class Diagnostics:
             gripper_trouble: Returns what is wrong with the gripper, or "".
         """
         self._node = node
+        # With the namespace: two robots in one graph are told apart.
+        self._name = node.get_fully_qualified_name().lstrip("/")
         self._session = session
         self._verdict = verdict
         self._config = config
@@ -101,7 +103,7 @@ class Diagnostics:
     def _status(self, health: Health) -> Any:
         return DiagnosticStatus(
             level=bytes([health.level]),
-            name=f"{self._node.get_name()}: {health.part}",
+            name=f"{self._name}: {health.part}",
             message=health.message,
             hardware_id=socket.gethostname(),
             values=[KeyValue(key=key, value=value) for key, value in health.values.items()],
