@@ -223,6 +223,21 @@ def test_votes_of_the_gripper_count_per_answer() -> None:
     assert motion.gripper_is_open is None
 
 
+@pytest.mark.parametrize(("number", "opening"), [(1.0, 0.0), (0.25, 0.75), (0.0, 1.0)])
+def test_an_inverted_gripper_opens_for_what_the_dataset_calls_closed(
+    number: float, opening: float
+) -> None:
+    motion = stage()
+    action = prediction(np.array([[*ACTION[0, :6], number]]))
+    motion.configure(MotionConfig(), GripperConfig(invert=True, sticky_steps=1))
+    plan = motion.plan(action)
+    assert plan.gripper_opening == pytest.approx(opening)
+    motion.observe(plan)
+    assert motion.gripper_is_open is (opening > 0.5), "before the threshold"
+    begun = MotionStage(ACTION_SPEC, MotionConfig(), GripperConfig(invert=True))
+    assert begun.plan(action).gripper_opening == pytest.approx(opening)
+
+
 # Teleoperation ---------------------------------------------------------------------------------
 
 STEERED = np.array([0.0, 0.1, 0.0, 0.0, 0.0, 0.0])

@@ -283,6 +283,12 @@ class GripperConfig:
         minimum=1,
         maximum=20,
     )
+    invert: bool = parameter_field(
+        "gripper.invert",
+        False,
+        "turns the opening round (1 - opening) before the threshold: for statistics whose "
+        "action_spec.gripper_open and gripper_closed are the wrong way round",
+    )
     open_position: float = parameter_field(
         "gripper.open_position",
         0.08,

@@ -220,7 +220,8 @@ class ActionConfig:
     gripper_open: float = parameter_field(
         "action_spec.gripper_open",
         0.0,
-        "gripper number that means open; equal to gripper_closed = as published",
+        "gripper number that means open; equal to gripper_closed = as published; gripper.invert "
+        "comes on top",
         minimum=-1000.0,
         maximum=1000.0,
     )

@@ -77,6 +77,7 @@ class MotionStage:
         self._twist = np.zeros(6)
         self._is_steered = False
         self._gripper = GripperLogic(gripper.threshold, gripper.hysteresis, gripper.sticky_steps)
+        self._is_inverted = gripper.invert
 
     @property
     def is_moving(self) -> bool:
@@ -97,6 +98,7 @@ class MotionStage:
         self._gripper.threshold = gripper.threshold
         self._gripper.hysteresis = gripper.hysteresis
         self._gripper.sticky_steps = gripper.sticky_steps
+        self._is_inverted = gripper.invert
 
     def obstacle(self) -> str:
         """Why no action of this dataset can become motion, in words; "" when it can."""
@@ -241,11 +243,16 @@ class MotionStage:
         self._target.reset()
         self._gripper.reset()
 
+    def _opening(self, value: float) -> float:
+        """How far the gripper shall open, 0 ... 1, for a gripper number; raises `MotionError`."""
+        published = opening(value, self.spec)
+        return 1.0 - published if self._is_inverted else published
+
     def _described(self, actions: np.ndarray, ee_pose: EndEffectorPose | None) -> MotionPlan:
         """The plan of finite actions, as far as the spec describes them."""
         motion = self._motion
         try:
-            grip = opening(float(actions[0, 6]), self.spec)
+            grip = self._opening(float(actions[0, 6]))
         except MotionError:
             grip = math.nan
         lost = self.pose_obstacle(ee_pose)
