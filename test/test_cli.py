@@ -159,7 +159,7 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path) -> None:
     result = run_without(["torch"], [*arguments, "--json"])
     assert result.returncode == 1
     assert json.loads(result.stdout)["type"] == "DependencyError"
-    assert "pip install 'openvla_ros[model]'" in result.stderr
+    assert "pip install '.[model]'" in result.stderr
     assert "first torch" in result.stderr, "the default torch for Linux brings gigabytes of CUDA"
 
 
@@ -172,7 +172,7 @@ def test_without_ros_the_demo_says_how_to_get_it() -> None:
 def test_an_import_error_of_our_own_is_not_blamed_on_the_user() -> None:
     with pytest.raises(ModuleNotFoundError), needs("something"):
         import openvla_ros.not_there  # noqa: F401
-    with pytest.raises(DependencyError, match=r"openvla_ros\[bags\]"), needs("something"):
+    with pytest.raises(DependencyError, match=r"'\.\[bags\]'"), needs("something"):
         raise ModuleNotFoundError("no", name="rosbags.rosbag2")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS; run `make setup`, then `source scripts/env.bash`")
-pytest.importorskip("foxglove", reason="needs foxglove-sdk: pip install 'openvla_ros[foxglove]'")
+pytest.importorskip("foxglove", reason="needs foxglove-sdk: pip install foxglove-sdk")
 
 import rclpy
 from openvla_ros.msg import VLAStatus
@@ -167,4 +167,4 @@ def test_the_command_says_where_to_connect_and_the_missing_library(
     monkeypatch.delitem(sys.modules, "openvla_ros.ros.foxglove_bridge")
     monkeypatch.setitem(sys.modules, "foxglove", None)
     assert main(arguments) == 1
-    assert "pip install 'openvla_ros[foxglove]'" in capsys.readouterr().err
+    assert "pip install '.[foxglove]'" in capsys.readouterr().err

@@ -200,7 +200,7 @@ def test_every_topic_can_be_received_and_drawn() -> None:
         state.receive(topic, message, 1.0)
     line = state.plain_line(1.0)
     assert "\n" not in line
-    for part in ("RUNNING", "31800", "+12.0", "pose"):
+    for part in ("RUNNING", "31800", "+12.0", "executed", "pose"):
         assert part in line
 
 

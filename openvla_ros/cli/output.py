@@ -84,7 +84,7 @@ def needs(purpose: str) -> Iterator[None]:
 
 def how_to_install(name: str, extra: str) -> str:
     """Return what brings an optional library of this package; torch is the user's to choose."""
-    command = f"pip install 'openvla_ros[{extra}]'"
+    command = f"pip install '.[{extra}]' in the folder of openvla_ros"
     if name != "torch":
         return command
     return f"first torch as https://pytorch.org/get-started/locally/ says, then {command}"

@@ -73,6 +73,8 @@ class Inputs:
             qos.IMAGE,
             callback_group=MutuallyExclusiveCallbackGroup(),  # as for the stream timer
         )
+        # A camera that publishes under another name looks like no camera at all.
+        self._node.get_logger().info(f"images come from {self._node.resolve_topic_name(topic)}")
 
     def set_instruction(self, text: str) -> None:
         """Follow a checked instruction."""

@@ -106,8 +106,8 @@ class MonitorState:
     def plain_line(self, now_s: float) -> str:
         """Return everything that changes as one line, for terminals that cannot be redrawn."""
         texts = {row.label: row.text for row in self.rows(now_s)}
-        labels = ("state", "image age", "latency", "tokens", "action", "twist", "gripper command")
-        parts = [f"{label} {texts[label]}" for label in labels]
+        labels = ("state", "image age", "latency", "tokens", "action", "result", "twist")
+        parts = [f"{label} {texts[label]}" for label in (*labels, "gripper command")]
         return " | ".join([*parts, f"pose {texts['integrated pose']}", texts["rates"]])
 
     def _status_rows(self, now_s: float) -> list[Row]:
