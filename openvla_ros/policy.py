@@ -6,6 +6,7 @@ statistics) and adds nothing of its own but the self test.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,8 +30,9 @@ from openvla_ros.model.checkpoint import (
     load_model,
     read_config,
     resolve_checkpoint,
-    stored_parameters,
+    stored_shapes,
 )
+from openvla_ros.model.gpu_memory import memory_needed, require_gpu_memory
 from openvla_ros.model.image_options import ImageOptions
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
 from openvla_ros.model.processing import OpenVLAProcessor
@@ -86,6 +88,7 @@ class OpenVLAPolicy:
         revision: str | None = None,
         local_files_only: bool = False,
         attn_implementation: str = "sdpa",
+        min_free_gpu_memory_gib: float = 0.0,
         image_options: ImageOptions | None = None,
     ) -> OpenVLAPolicy:
         """Return the policy of a checkpoint folder or hub id.
@@ -103,12 +106,14 @@ class OpenVLAPolicy:
             revision: Hub commit.
             local_files_only: Never reach for the network.
             attn_implementation: Of the language model: "sdpa" or "eager".
+            min_free_gpu_memory_gib: What must be free on a GPU; 0 = the weights and 1 GiB.
             image_options: Steps of the camera path to add to those stored with the checkpoint,
                 for fine-tunes whose folder does not say how their images were made.
 
         Raises:
             CheckpointError: Something is missing, damaged or does not fit; nothing was loaded.
             ActionStatsError: No statistics, or `unnorm_key` is not among them.
+            GpuMemoryError: Less GPU memory is free; nothing was loaded.
             ConfigurationError, DeviceError, DependencyError: The request cannot be met here.
         """
         folder = resolve_checkpoint(checkpoint, revision, local_files_only)
@@ -127,8 +132,9 @@ class OpenVLAPolicy:
             why_options = "as the checkpoint says, and as requested"
         merge = _merges(adapter_mode, quantization)
         attention, why_attention = choose_attention(attn_implementation)
-        where, why_where = choose_device(device)
-        number, why_number = choose_dtype(dtype, where, stored_parameters(folder))
+        where, number, why_there = _choose_place(
+            folder, device, dtype, quantization, min_free_gpu_memory_gib
+        )
         model = load_model(
             folder,
             config,
@@ -140,8 +146,7 @@ class OpenVLAPolicy:
         if adapter_dir:
             model = load_adapter(model, adapter_dir, merge=merge)
         choices = {
-            "device": f"{where}: {why_where}",
-            "dtype": f"{str(number).removeprefix('torch.')}: {why_number}",
+            **why_there,
             "attention": f"{attention}: {why_attention}",
             "quantization": f"{quantization}: {explain_quantization(quantization)}",
             "adapter": _adapter_choice(adapter, merge),
@@ -293,6 +298,23 @@ class OpenVLAPolicy:
     def _test_tokens(self, image: np.ndarray) -> list[int]:
         key = self._info.unnorm_key or next(iter(self.norm_stats))
         return self.predict_action(image, _TEST_INSTRUCTION, unnorm_key=key).token_ids
+
+
+def _choose_place(
+    folder: Path, device: str, dtype: str, quantization: str, min_free_gib: float
+) -> tuple[torch.device, torch.dtype, dict[str, str]]:
+    """Return device and number format that have room for the weights, and why, by name."""
+    where, why_where = choose_device(device)
+    shapes = stored_shapes(folder)
+    weights = sum(math.prod(shape) for shape in shapes.values())
+    number, why_number = choose_dtype(dtype, where, weights)
+    why = {
+        "device": f"{where}: {why_where}",
+        "dtype": f"{str(number).removeprefix('torch.')}: {why_number}",
+    }
+    weight_bytes = memory_needed(shapes, number.itemsize).get(quantization, 0.0)
+    memory = require_gpu_memory(where, weight_bytes, min_free_gib=min_free_gib)
+    return where, number, why | ({"GPU memory": memory} if memory else {})
 
 
 def _merges(adapter_mode: str, quantization: str) -> bool:

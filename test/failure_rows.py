@@ -140,10 +140,14 @@ POLICY = (
         note="`inference_timeout` has stopped the arm before; zeros, then exit code 3"),
     Row("cannot load", "weights missing or damaged",
         Stop.NEVER, UNCONFIGURED, Reason.MODEL_ERROR, "model", ERROR, Recovery.RETRY),
-    Row("out of memory at load", "the GPU is too small, or somebody else uses it",
+    Row("out of memory at load",
+        "the GPU is too small, or somebody else uses it: less is free than the weights need and "
+        "1 GiB, or than `min_free_gpu_memory_gib`",
         Stop.NEVER, UNCONFIGURED, Reason.GPU_OOM, "GPU", ERROR, Recovery.RETRY,
         tests=("test_node_lifecycle.py::"
-               "test_running_out_of_memory_while_loading_is_told_and_retryable",)),
+               "test_running_out_of_memory_while_loading_is_told_and_retryable",
+               "test_gpu_memory.py::test_a_full_gpu_is_refused_before_anything_is_loaded"),
+        note="refused with both numbers before anything is loaded"),
     Row("callback fails", "an exception anywhere else in the node",
         Stop.CUT, FAULT, Reason.MODEL_ERROR, "model", ERROR, Recovery.RESET),
 )  # fmt: skip

@@ -12,7 +12,6 @@ import pytest
 
 from openvla_ros.action_specs import described_keys
 from openvla_ros.cli import main
-from openvla_ros.cli.doctor_checks import memory_needed
 from openvla_ros.cli.output import needs, print_json
 from openvla_ros.errors import CheckpointError, DependencyError
 from openvla_ros.ros.diagnosis import NEEDED_FRAMES, VGA_FRAME_BYTES, fast_dds_finding
@@ -241,20 +240,6 @@ def test_doctor_works_without_torch_and_says_what_is_missing() -> None:
     assert result.returncode == 1, result.stderr
     problems = [f for f in json.loads(result.stdout)["findings"] if f["level"] == "problem"]
     assert any("torch" in f["reason"] for f in problems), problems
-
-
-def test_memory_is_counted_per_mode() -> None:
-    """Only two-dimensional weights of the decoder layers are quantised."""
-    shapes = {
-        "language_model.model.layers.0.mlp.up_proj.weight": (100, 10),
-        "language_model.model.layers.0.input_layernorm.weight": (10,),
-        "language_model.lm_head.weight": (50, 10),
-        "vision_backbone.featurizer.cls_token": (1, 1, 40),
-    }
-    needed = memory_needed(shapes, full_bytes=2)
-    assert needed["none"] == 2 * 1550
-    assert needed["bnb_int8"] == 2 * 550 + 1000
-    assert needed["nf4"] == 2 * 550 + 0.5625 * 1000
 
 
 def profile(path: Path, size: int) -> dict[str, str]:

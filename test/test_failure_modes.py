@@ -20,6 +20,7 @@ from geometry_msgs.msg import TwistStamped
 from node_cell import MOVING, NAME, Cell, is_zero
 
 from openvla_ros.control.states import Reason, State
+from openvla_ros.errors import GpuMemoryError
 from openvla_ros.mock_policy import MockPolicy
 from openvla_ros.ros import diagnostics, health
 
@@ -233,6 +234,7 @@ def test_teleoperation() -> None:
     [
         ("cannot load", OSError("model-00001-of-00003.safetensors is damaged")),
         ("out of memory at load", MemoryError("the GPU is full")),
+        ("out of memory at load", GpuMemoryError("16.00 GiB must be free on cuda:0")),
     ],
 )
 def test_loading_fails(key: str, error: Exception) -> None:
