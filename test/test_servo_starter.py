@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -101,3 +103,18 @@ def test_without_moveit_msgs_the_package_is_named(
     assert servo_starter.main(["jazzy", "--timeout", "0"]) == 1
     said = capfd.readouterr().err
     assert "ros-jazzy-moveit-msgs" in said and "servo:=humble" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_wait_without_a_traceback(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "openvla_ros.ros.servo_starter", "humble", "--node", "/nobody"]
+    waiting = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        said = waiting.stderr.readline()
+        assert "waiting for /nobody/start_servo" in said
+        waiting.send_signal(number)
+        _, rest = waiting.communicate(timeout=30)
+    finally:
+        waiting.kill()
+    assert waiting.returncode == 1
+    assert "Traceback" not in rest, rest

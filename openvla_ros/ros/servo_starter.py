@@ -105,6 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (KeyboardInterrupt, ExternalShutdownException):
         return 1
+    except RuntimeError:  # of rclpy's C layer, when SIGTERM ends the context inside a call
+        if rclpy.ok():
+            raise
+        return 1
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
