@@ -189,6 +189,20 @@ def test_a_signal_mid_motion_ends_with_a_zero_twist_and_exit_0(
     assert len(watcher.twists) - last_moving > 1
 
 
+def test_a_signal_that_comes_again_and_again_is_an_orderly_end_too(
+    watcher: Watcher, start: Callable
+) -> None:
+    """systemd, or a terminal, signals the whole group, and `ros2 launch` its nodes once more."""
+    process = start()
+    watcher.start_moving()
+    watcher.spin_until(
+        lambda: process.send_signal(signal.SIGINT) or process.poll() is not None, "the end"
+    )
+    watcher.drain()
+    assert process.returncode == 0
+    assert is_zero(watcher.twists[-1])
+
+
 UNDER_NOHUP = """
 import signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -37,7 +37,8 @@ def run(make_node: Callable[[], Any], args: list[str] | None, program: str = "op
     0 after SIGINT, SIGTERM or SIGHUP, 1 for unusable parameters, 3 when the policy hangs.
     """
     asked_to_stop = threading.Event()
-    for number in _stop_signals():
+    stop_signals = _stop_signals()
+    for number in stop_signals:
         signal.signal(number, lambda *_: asked_to_stop.set())
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -54,6 +55,10 @@ def run(make_node: Callable[[], Any], args: list[str] | None, program: str = "op
             _spin_once(executor, node)
     finally:
         code = _shut_down(executor, node)
+        # A signal to the whole group, as of systemd, is repeated by `ros2 launch`: the second one
+        # would end the interpreter while it cleans up, and an orderly end look like a crash.
+        for number in stop_signals:
+            signal.signal(number, signal.SIG_IGN)
     return code
 
 
