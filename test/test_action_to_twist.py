@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS; run `make setup`, then `source scripts/env.bash`")
 
+from follower_rig import SLOW
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from node_cell import MOVING, PATIENCE_S, Cell, is_zero
 from openvla_ros.msg import VLAStatus
@@ -37,8 +38,6 @@ pytestmark = pytest.mark.ros
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENT = {"base_frame": "base_link", "node_timeout": 10.0, "max_action_age": 30.0}
-#: 10 mm at 5 mm/s last 2 s: what stops such an action is not that it is over.
-SLOW = {"limits.linear_speed": 0.005}
 
 
 class Streamer:
@@ -46,12 +45,11 @@ class Streamer:
 
     def __init__(self, cell: Cell, **parameters: Any) -> None:
         self.cell = cell
+        values = {**PATIENT, **parameters}
         self.node = ActionToTwistNode(
             steady_clock=cell.steady,
             context=cell.context,
-            parameter_overrides=[
-                Parameter(k, value=v) for k, v in {**PATIENT, **parameters}.items()
-            ],
+            parameter_overrides=[Parameter(k, value=v) for k, v in values.items()],
         )
         self.twists: list[TwistStamped] = []
         self.statuses: list[VLAStatus] = []
