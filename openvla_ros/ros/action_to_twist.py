@@ -120,6 +120,7 @@ class ActionToTwistNode(Node):
                 guarded_callback(self, callback),
                 profile,
                 callback_group=MutuallyExclusiveCallbackGroup(),
+                event_callbacks=qos.NO_EVENTS,
             )
         # The node's own: the switch must also work while the node hangs.
         OperatorInputs(self, lambda: self._follower, FOLLOWED)

@@ -37,6 +37,7 @@ class PoseTopic:
             self._on_pose,
             qos.NEWEST,
             callback_group=MutuallyExclusiveCallbackGroup(),
+            event_callbacks=qos.NO_EVENTS,
         )
         self._topic = self._subscription.topic_name
 

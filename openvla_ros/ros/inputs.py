@@ -72,6 +72,7 @@ class Inputs:
             guarded_callback(self._node, self._on_image),
             qos.IMAGE,
             callback_group=MutuallyExclusiveCallbackGroup(),  # as for the stream timer
+            event_callbacks=qos.NO_EVENTS,
         )
         # A camera that publishes under another name looks like no camera at all.
         self._node.get_logger().info(f"images come from {self._node.resolve_topic_name(topic)}")

@@ -42,6 +42,7 @@ class OperatorInputs:
                 profile,
                 # Each of its own: a flood of twists must not delay the switch.
                 callback_group=MutuallyExclusiveCallbackGroup(),
+                event_callbacks=qos.NO_EVENTS,
             )
 
     def _on_enable(self, message: Bool) -> None:

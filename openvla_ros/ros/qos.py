@@ -5,6 +5,16 @@ from __future__ import annotations
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
+#: For subscriptions with many messages a second. With rclpy's own callbacks for QoS events, a
+#: message that waits for its callback keeps Fast DDS's wait set awake: the executor then spins
+#: without pause and holds the interpreter, for half a second at a time.
+NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)
+
 #: Camera: matches every publisher, and an old frame is worth nothing.
 IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
