@@ -365,7 +365,7 @@ def test_busy_subscriptions_wake_nobody_for_quality_of_service_events() -> None:
     """With rclpy's own handlers the executor spins while a message waits, and twists are late."""
     with Cell() as cell:
         assert cell.change("configure")
-        busy = {"/image", "/ee_pose", f"/{NAME}/teleop_twist", f"/{NAME}/enable"}
+        busy = {"/image", "/ee_pose", f"{NAME}/teleop_twist", f"{NAME}/enable"}
         found = [s for s in cell.node.subscriptions if s.topic_name in busy]
         assert {s.topic_name for s in found} == busy
         assert not any(s.event_handlers for s in found)
