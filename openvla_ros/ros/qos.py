@@ -12,7 +12,8 @@ except ImportError:  # Humble
 
 #: For subscriptions with many messages a second. With rclpy's own callbacks for QoS events, a
 #: message that waits for its callback keeps Fast DDS's wait set awake: the executor then spins
-#: without pause and holds the interpreter, for half a second at a time.
+#: without pause and holds the interpreter. Where node and publisher share a process, as in tests,
+#: twists paused for half a second.
 NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)
 
 #: Camera: matches every publisher, and an old frame is worth nothing.
