@@ -9,7 +9,7 @@ PYTEST := OPENVLA_ROS_REQUIRE_ROS=1 python -m pytest
 
 export BAG CHECKPOINT UNNORM_KEY INSTRUCTION DURATION
 
-.PHONY: help setup demo test test-all lint format build clean
+.PHONY: help setup demo test test-all faults load lint format build clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +27,12 @@ test: setup  ## the fast tier of tests, which CI runs
 
 test-all: setup  ## every test, the slow tier included
 	@$(ENV); $(PYTEST)
+
+faults: setup  ## kills, hangs and restarts every process 100 times; numbers into docs/benchmarks/faults.md
+	@$(ENV); python test/fault_run.py --rounds 100 --seed 0 --document docs/benchmarks/faults.md
+
+load: setup  ## 30 Hz camera and 50 Hz twist for 10 minutes, twice; numbers into docs/benchmarks/faults.md
+	@$(ENV); python test/load_run.py --duration 600 --document docs/benchmarks/faults.md
 
 lint: setup  ## ruff and mypy
 	@$(ENV); ruff check; ruff format --check; mypy

@@ -10,9 +10,11 @@ from setuptools import find_packages, setup
 EXECUTABLES = {
     "openvla-ros": "openvla_ros.cli:main",
     "openvla_node": "openvla_ros.ros.node:main",
+    "action_to_twist": "openvla_ros.ros.action_to_twist:main",
     "camera_node": "openvla_ros.ros.camera:main",
     "mock_robot": "openvla_ros.ros.mock_robot:main",
     "monitor": "openvla_ros.ros.monitor:main",
+    "servo_starter": "openvla_ros.ros.servo_starter:main",
 }
 
 # What every machine needs: messages, control, the mock policy and the command line. Nothing here
@@ -43,7 +45,16 @@ EXTRAS = {
     ],
     "bags": ["rosbags>=0.11"],
     "quant": ["bitsandbytes>=0.45"],
-    "test": ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8.0", "ruff>=0.9", "types-PyYAML>=6"],
+    # `openvla-ros monitor --foxglove`: a WebSocket server as one wheel, without dependencies.
+    "foxglove": ["foxglove-sdk>=0.15"],
+    "test": [
+        "hypothesis>=6.100",
+        "mypy>=1.10",
+        "pytest>=8.0",
+        "ruff>=0.9",
+        "types-PyYAML>=6",
+        "websockets>=13",
+    ],
     "dev": ["pre-commit>=3.5"],
 }
 

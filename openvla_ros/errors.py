@@ -38,6 +38,10 @@ class DeviceError(OpenVLAError):
     """The machine cannot run the requested device, dtype or quantisation."""
 
 
+class GpuMemoryError(DeviceError, MemoryError):
+    """The GPU has less free memory than the checkpoint needs; nothing was loaded."""
+
+
 class SelfTestError(OpenVLAError):
     """The loaded policy does not behave like a policy: it must not drive a robot."""
 

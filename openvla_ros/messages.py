@@ -11,6 +11,7 @@ Source: ros-perception/vision_opencv @ 8b42d66, cv_bridge/src/cv_bridge.cpp.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Any
 
@@ -22,7 +23,10 @@ from openvla_ros.errors import ImageError, InstructionError
 MAX_PIXELS = (
     64_000_000  # 8000 x 8000: a header that asks for more is damaged, or an attack on memory
 )
-MAX_INSTRUCTION_LENGTH = 1000  # characters; OpenVLA's training instructions stay below 200
+# Bytes of UTF-8, since a rare character costs a token per byte, and Llama 2 takes 2048 tokens
+# with the 256 of the image among them. OpenVLA's training instructions stay below 200.
+MAX_INSTRUCTION_BYTES = 1000
+_QUOTED_CHARACTERS = 60  # of a text from outside, in an error: logs and ~/status stay readable
 
 # encoding → channels in memory, OpenCV conversion to RGB (None: the channels are R, G, B already).
 # ROS names a Bayer pattern by its first row, OpenCV by the inner pixels of its second: BG is RGGB.
@@ -48,6 +52,18 @@ _ENCODINGS: dict[str, tuple[int, int, int | None]] = {  # name → bits, channel
     "yuyv": (8, 2, cv2.COLOR_YUV2RGB_YUY2),
 }
 ENCODINGS = tuple(_ENCODINGS)
+
+# Control, format (zero width, direction of writing), half of a pair, private use, unassigned, and
+# everything that separates.
+_UNSEEN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
+# Letters and marks that Unicode lists as Default_Ignorable: fillers and variation selectors; and
+# the blank of Braille, which is listed as a symbol.
+_UNSEEN_LETTERS = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U000e0100-\U000e01ef]"
+)
+# Llama's tokenizer turns </s> inside a text into its end-of-text token; others have <|...|>.
+_TOKENIZER_MARK = re.compile(r"<[^<>]*>")
 
 
 def image_to_rgb(message: Any) -> np.ndarray:
@@ -75,7 +91,7 @@ def require_plausible(message: Any) -> None:
     """
     if message.encoding not in _ENCODINGS:
         raise ImageError(
-            f"image encoding '{message.encoding}' cannot be turned into colours; "
+            f"image encoding {_quoted(message.encoding)} cannot be turned into colours; "
             f"use one of: {', '.join(ENCODINGS)}."
         )
     bits, channels, _ = _ENCODINGS[message.encoding]
@@ -106,11 +122,12 @@ def compressed_to_rgb(message: Any) -> np.ndarray:
         ImageError: Not JPEG or PNG, damaged, cut short, or too large.
     """
     data = np.frombuffer(message.data, dtype=np.uint8)
-    _require_whole(data.tobytes(), message.format)
+    said = _quoted(message.format)
+    _require_whole(data.tobytes(), said)
     # UNCHANGED also leaves an EXIF orientation alone, as cv_bridge does.
     pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if pixels is None:
-        raise ImageError(f"a compressed image ('{message.format}', {data.size} bytes) is damaged.")
+        raise ImageError(f"a compressed image ({said}, {data.size} bytes) is damaged.")
     return _to_8_bit(_decoded_to_rgb(pixels))
 
 
@@ -145,22 +162,47 @@ def check_instruction(text: str) -> str:
     """Return an instruction unchanged when a prompt can hold it; "" when it is blank: no task.
 
     Raises:
-        InstructionError: It holds a control character (a line break, for example), which would give
-            the prompt another structure, or it is too long.
+        InstructionError: It is too long, or holds something that would give the prompt another
+            structure than the one it shows: a line break, an invisible character, a space that is
+            not the plain one, a mark of the tokenizer such as </s>.
     """
-    if not text.strip():  # first: a lone line break is a wish to stop, not a damaged task
-        return ""
-    for position, character in enumerate(text):
-        if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp"):
-            raise InstructionError(
-                f"instruction {text!r} holds a control character ({character!r}) at position "
-                f"{position}; send one line of plain text."
-            )
-    if len(text) > MAX_INSTRUCTION_LENGTH:
+    if len(text) > MAX_INSTRUCTION_BYTES:  # first: everything below may quote the text
         raise InstructionError(
-            f"an instruction of {len(text)} characters; at most {MAX_INSTRUCTION_LENGTH}."
+            f"an instruction of {len(text)} characters; at most {MAX_INSTRUCTION_BYTES} bytes "
+            "of UTF-8 are allowed."
+        )
+    if not any(_is_visible(character) for character in text):
+        return ""  # a lone line break is a wish to stop, not a damaged task
+    for position, character in enumerate(text):
+        if character != " " and not _is_visible(character):
+            raise InstructionError(
+                f"instruction {_quoted(text)} holds a character that cannot be seen or is no plain "
+                f"space ({character!a}) at position {position}; send one line of plain text."
+            )
+    mark = _TOKENIZER_MARK.search(text)
+    if mark:
+        raise InstructionError(
+            f"instruction {_quoted(text)} holds {_quoted(mark.group())}, which a tokenizer may "
+            "read as a mark of its own (end of text, for example); leave out the angle brackets."
+        )
+    size = len(text.encode())
+    if size > MAX_INSTRUCTION_BYTES:
+        raise InstructionError(
+            f"an instruction of {size} bytes of UTF-8; at most {MAX_INSTRUCTION_BYTES} are allowed."
         )
     return text
+
+
+def _is_visible(character: str) -> bool:
+    if unicodedata.category(character) in _UNSEEN_CATEGORIES:
+        return False
+    return _UNSEEN_LETTERS.match(character) is None
+
+
+def _quoted(text: str) -> str:
+    """The text as Python writes it, so that no control character reaches a terminal; cut."""
+    cut = text[:_QUOTED_CHARACTERS]
+    return repr(cut) if cut == text else f"{cut!r}…"
 
 
 def _pixels(message: Any, bits: int, channels: int) -> np.ndarray:
@@ -182,7 +224,7 @@ def _to_8_bit(rgb: np.ndarray) -> np.ndarray:
     return rgb
 
 
-def _require_whole(data: bytes, format_text: str) -> None:
+def _require_whole(data: bytes, said: str) -> None:
     """Refuse what is neither JPEG nor PNG, is too large, or lacks its end.
 
     OpenCV would allocate what the header asks for, and fill a missing end with grey.
@@ -195,17 +237,16 @@ def _require_whole(data: bytes, format_text: str) -> None:
         width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     else:
         raise ImageError(
-            f"a compressed image ('{format_text}', {len(data)} bytes) is neither JPEG nor PNG; "
+            f"a compressed image ({said}, {len(data)} bytes) is neither JPEG nor PNG; "
             "depth images and other formats cannot be used."
         )
     if not complete:
         raise ImageError(
-            f"a compressed image ('{format_text}', {len(data)} bytes) was cut short: its end is "
-            "missing."
+            f"a compressed image ({said}, {len(data)} bytes) was cut short: its end is missing."
         )
     if not 1 <= width * height <= MAX_PIXELS:
         raise ImageError(
-            f"a compressed image ('{format_text}') says that it has {width} x {height} pixels; "
+            f"a compressed image ({said}) says that it has {width} x {height} pixels; "
             f"1 to {MAX_PIXELS} are allowed."
         )
 

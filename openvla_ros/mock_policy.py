@@ -84,6 +84,10 @@ class MockPolicy(Policy):
             raise MemoryError("mock_fault is 'oom': pretended to be out of GPU memory")
         return self._answer(observation, fault)
 
+    def view(self, image: np.ndarray) -> np.ndarray:
+        """Return the image itself: a mock does nothing with it."""
+        return image
+
     def self_test(self) -> None:
         """Return: a mock does not claim to look at its image."""
 

@@ -6,6 +6,7 @@ statistics) and adds nothing of its own but the self test.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,8 +33,9 @@ from openvla_ros.model.checkpoint import (
     load_model,
     read_config,
     resolve_checkpoint,
-    stored_parameters,
+    stored_shapes,
 )
+from openvla_ros.model.gpu_memory import memory_needed, require_gpu_memory
 from openvla_ros.model.image_options import ImageOptions
 from openvla_ros.model.modeling import GeneratedTokens, OpenVLAForActionPrediction
 from openvla_ros.model.processing import OpenVLAProcessor, ProcessedInput
@@ -92,6 +94,7 @@ class OpenVLAPolicy:
         revision: str | None = None,
         local_files_only: bool = False,
         attn_implementation: str = "sdpa",
+        min_free_gpu_memory_gib: float = 0.0,
         image_options: ImageOptions | None = None,
         engine: str = "auto",
     ) -> OpenVLAPolicy:
@@ -110,6 +113,7 @@ class OpenVLAPolicy:
             revision: Hub commit.
             local_files_only: Never reach for the network.
             attn_implementation: Of the language model: "sdpa" or "eager".
+            min_free_gpu_memory_gib: What must be free on a GPU; 0 = the weights and 1 GiB.
             image_options: Steps of the camera path to add to those stored with the checkpoint,
                 for fine-tunes whose folder does not say how their images were made.
             engine: "auto" is the engine where it supports the model, "off" the model by itself.
@@ -117,6 +121,7 @@ class OpenVLAPolicy:
         Raises:
             CheckpointError: Something is missing, damaged or does not fit; nothing was loaded.
             ActionStatsError: No statistics, or `unnorm_key` is not among them.
+            GpuMemoryError: Less GPU memory is free; nothing was loaded.
             ConfigurationError, DeviceError, DependencyError: The request cannot be met here.
         """
         folder = resolve_checkpoint(checkpoint, revision, local_files_only)
@@ -135,8 +140,9 @@ class OpenVLAPolicy:
             why_options = "as the checkpoint says, and as requested"
         merge = _merges(adapter_mode, quantization)
         attention, why_attention = choose_attention(attn_implementation)
-        where, why_where = choose_device(device)
-        number, why_number = choose_dtype(dtype, where, stored_parameters(folder))
+        where, number, why_there = _choose_place(
+            folder, device, dtype, quantization, min_free_gpu_memory_gib
+        )
         model = load_model(
             folder,
             config,
@@ -149,8 +155,7 @@ class OpenVLAPolicy:
             model = load_adapter(model, adapter_dir, merge=merge)
         runtime, why_engine = _choose_engine(model, engine, quantization)
         choices = {
-            "device": f"{where}: {why_where}",
-            "dtype": f"{str(number).removeprefix('torch.')}: {why_number}",
+            **why_there,
             "attention": f"{attention}: {why_attention}",
             "engine": why_engine,
             "quantization": f"{quantization}: {explain_quantization(quantization)}",
@@ -192,6 +197,16 @@ class OpenVLAPolicy:
                 f"The observation has no {PRIMARY!r} image; it has {sorted(observation.images)}."
             )
         return self.predict_action(observation.images[PRIMARY], observation.instruction)
+
+    def view(self, image: np.ndarray) -> np.ndarray:
+        """Return the (H, W, 3) uint8 RGB image as the network gets it: (h, w, 3) uint8 RGB.
+
+        After rotation, JPEG, crop and resize; before normalisation.
+
+        Raises:
+            ImageError: Not an RGB image of 8 bits.
+        """
+        return self.processor.image_processor.view(image)
 
     def predict_action(
         self,
@@ -319,6 +334,23 @@ def _choose_engine(
         return None, f"off: {reason}"
     runtime = Engine(model, quantization=quantization if low else "none")
     return runtime, runtime.choices["engine"]
+
+
+def _choose_place(
+    folder: Path, device: str, dtype: str, quantization: str, min_free_gib: float
+) -> tuple[torch.device, torch.dtype, dict[str, str]]:
+    """Return device and number format that have room for the weights, and why, by name."""
+    where, why_where = choose_device(device)
+    shapes = stored_shapes(folder)
+    weights = sum(math.prod(shape) for shape in shapes.values())
+    number, why_number = choose_dtype(dtype, where, weights)
+    why = {
+        "device": f"{where}: {why_where}",
+        "dtype": f"{str(number).removeprefix('torch.')}: {why_number}",
+    }
+    weight_bytes = memory_needed(shapes, number.itemsize).get(quantization, 0.0)
+    memory = require_gpu_memory(where, weight_bytes, min_free_gib=min_free_gib)
+    return where, number, why | ({"GPU memory": memory} if memory else {})
 
 
 def _merges(adapter_mode: str, quantization: str) -> bool:

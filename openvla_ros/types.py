@@ -187,6 +187,16 @@ class Policy(Protocol):
         """
         ...
 
+    def view(self, image: np.ndarray) -> np.ndarray:
+        """Return the (H, W, 3) uint8 RGB image as the network gets it: (h, w, 3) uint8 RGB.
+
+        For people to look at; any thread may ask.
+
+        Raises:
+            ImageError: Not (H, W, 3) uint8.
+        """
+        ...
+
     def self_test(self) -> None:
         """Return when the policy demonstrably looks at its image.
 

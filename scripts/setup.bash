@@ -258,6 +258,9 @@ install_packages() {
     pip_install -c "$venv/constraints.txt" setuptools wheel &&
         pip_install -c "$venv/constraints.txt" --no-build-isolation "${requirements[@]}" -e ".[$extras]" ||
         die "pip could not install the packages. The end of $log:" "$(tail -n 15 "$log")"
+    # A comfort, and no reason to stop: it is built from Rust where there is no wheel.
+    pip_install -c "$venv/constraints.txt" --only-binary foxglove-sdk -e ".[foxglove]" --no-build-isolation ||
+        say "no wheel of foxglove-sdk for this machine: 'openvla-ros monitor --foxglove' will not work"
     [ "$ros_source" != wheels ] || "$python" scripts/fix_ros_wheels.py
 }
 

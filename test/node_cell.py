@@ -9,29 +9,32 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import pytest
 import rclpy
-from geometry_msgs.msg import TwistStamped
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from openvla_ros.msg import GripperCommand, VLAAction, VLAStatus
-from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.context import Context
 from rclpy.executors import Executor, MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from openvla_ros.config.policy import ModelConfig
 from openvla_ros.mock_policy import MockPolicy
-from openvla_ros.ros import qos
+from openvla_ros.ros import qos, streaming
 from openvla_ros.ros.node import OpenVLANode
 from openvla_ros.ros.process import EXECUTOR_THREADS
 from openvla_ros.types import PRIMARY, Observation, Prediction
@@ -85,11 +88,15 @@ class GatedPolicy(MockPolicy):
 class Cell:
     """Node, peer and the thread that spins both. Use as a context manager."""
 
-    def __init__(self, *, load: Callable | None = None, **parameters: Any) -> None:
+    def __init__(
+        self, *, load: Callable | None = None, late_tick_s: float = 1e9, **parameters: Any
+    ) -> None:
         """Create the node unconfigured, with backend mock unless told otherwise.
 
         The time-outs are long, so that a busy machine does not change what a test sees.
         """
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr(streaming, "LATE_TICK_S", late_tick_s)
         gc.collect()  # contexts of earlier tests end now: their nodes must not be seen by this one
         parameters = {**PATIENT, **parameters}
         self.context = Context()
@@ -110,7 +117,7 @@ class Cell:
         self.statuses: list[VLAStatus] = []
         self.grippers: list[GripperCommand] = []
         self.hear(VLAAction, f"{NAME}/action", self.actions, 100)
-        self.hear(TwistStamped, f"{NAME}/twist_cmd", self.twists, 100)
+        self.twist_ear = self.hear(TwistStamped, f"{NAME}/twist_cmd", self.twists, 100)
         self.hear(GripperCommand, f"{NAME}/gripper_cmd", self.grippers, 100)
         self.hear(VLAStatus, f"{NAME}/status", self.statuses, qos.LATCHED)
         self._image_publishers: dict[str, Any] = {}
@@ -159,10 +166,11 @@ class Cell:
         self.peer.destroy_node()
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
+        self._patch.undo()
 
     # Hearing ------------------------------------------------------------------------------------
 
-    def hear(self, kind: type, topic: str, heard: list, profile: QoSProfile | int) -> None:
+    def hear(self, kind: type, topic: str, heard: list, profile: QoSProfile | int) -> Subscription:
         """Append every message of a topic to a list, and wake who waits."""
 
         def store(message: Any) -> None:
@@ -170,7 +178,9 @@ class Cell:
                 heard.append(message)
                 self._changed.notify_all()
 
-        self.peer.create_subscription(kind, topic, store, profile, callback_group=self._group)
+        return self.peer.create_subscription(
+            kind, topic, store, profile, callback_group=self._group
+        )
 
     def wait(self, is_true: Callable[[], Any], what: str = "") -> Any:
         """Return the first true value; fail after a long time, saying what the node said last."""
@@ -308,6 +318,35 @@ class Cell:
         publisher = self._image_publishers[topic]
         self.wait(publisher.get_subscription_count, f"a subscription to {topic}")
         publisher.publish(message)
+
+    @contextmanager
+    def repeated(
+        self, kind: type, topic: str, make: Callable[[], Any], rate_hz: float = 50.0
+    ) -> Iterator[None]:
+        """Publish what `make` returns, again and again, while the context lasts."""
+        publisher = self.peer.create_publisher(kind, topic, 10)
+        self.wait(publisher.get_subscription_count, f"a subscription to {topic}")
+        group = MutuallyExclusiveCallbackGroup()
+        timer = self.peer.create_timer(1.0 / rate_hz, lambda: publisher.publish(make()), group)
+        try:
+            yield
+        finally:
+            self.peer.destroy_timer(timer)
+
+    def arm_at(
+        self, x: float = 0.0, y: float = 0.0, z: float = 0.0, frame: str = "base_link"
+    ) -> AbstractContextManager[None]:
+        """Publish where the end effector is, while the context lasts."""
+
+        def pose() -> PoseStamped:
+            message = PoseStamped()
+            message.header.frame_id = frame
+            message.header.stamp = self.node.get_clock().now().to_msg()
+            position = message.pose.position
+            position.x, position.y, position.z = x, y, z
+            return message
+
+        return self.repeated(PoseStamped, "ee_pose", pose)
 
     def answer(self, **changes: Any) -> VLAAction:
         """Publish an image and return the answer to it."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from openvla_ros.config import COMING, PARAMETERS, NodeConfig
+from openvla_ros.config import PARAMETERS, NodeConfig
 from openvla_ros.config.files import markdown_table, read_parameter_file, yaml_text
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.mock_policy import MockPolicy
@@ -177,20 +177,12 @@ def test_yaml_types_are_those_that_ros_expects() -> None:
     assert tree["quantization"] == "none"
 
 
-def test_parameters_of_the_coming_version_are_taken_where_they_change_nothing() -> None:
-    same = {"require_controller": False, "ee_frame": "tool", "output": "twist"}
-    assert NodeConfig.from_values(same) == NodeConfig()
-    assert not set(COMING) & set(PARAMETERS)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("require_controller", True), ("deadman_required", True), ("output", "pose")],
-)
-def test_a_check_that_is_not_there_yet_cannot_be_asked_for(name: str, value: object) -> None:
-    """Ignoring it would let somebody rely on it."""
-    with pytest.raises(ConfigurationError, match=f"{name}.*cannot do yet"):
-        NodeConfig.from_values({name: value})
+@pytest.mark.parametrize("missing", ["base_frame", "ee_frame"])
+def test_a_pose_from_tf_needs_both_frames(missing: str) -> None:
+    values = {"ee_pose_source": "tf", "base_frame": "fr3_link0", "ee_frame": "fr3_hand_tcp"}
+    assert NodeConfig.from_values(values).operation.ee_pose_source == "tf"
+    with pytest.raises(ConfigurationError, match=f"{missing} is empty"):
+        NodeConfig.from_values({**values, missing: ""})
 
 
 def test_a_workspace_is_off_until_its_corners_differ() -> None:

@@ -8,21 +8,17 @@ import numpy as np
 import pytest
 
 from openvla_ros.errors import ImageError
-from openvla_ros.evaluation import contact_sheet as sheet_module
 from openvla_ros.evaluation.contact_sheet import (
-    BAD,
     CELL_WIDTH,
     GAP,
-    GOOD,
-    MOVE,
     PANEL_HEIGHT,
     PICTURE_HEIGHT,
     TITLE_HEIGHT,
-    VERTICAL,
     SheetStep,
     draw_contact_sheet,
     pick_evenly,
 )
+from openvla_ros.evaluation.drawing import BAD, GOOD, MOVE, VERTICAL, fit, font
 
 STEP = SheetStep(
     image=np.full((90, 120, 3), (255, 0, 0), np.uint8),
@@ -142,6 +138,6 @@ def test_text_that_does_not_fit_is_shortened_visibly() -> None:
     from PIL import Image, ImageDraw
 
     draw = ImageDraw.Draw(Image.new("RGB", (10, 10)))
-    shortened = sheet_module._fit(draw, "a long caption " * 10, 12, 80)
+    shortened = fit(draw, "a long caption " * 10, 12, 80)
     assert shortened.endswith("…")
-    assert draw.textlength(shortened, font=sheet_module._font(12)) <= 80
+    assert draw.textlength(shortened, font=font(12)) <= 80

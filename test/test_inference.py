@@ -5,7 +5,12 @@ from types import ModuleType
 
 import pytest
 
-from openvla_ros.ros.inference import empty_gpu_cache, gpu_memory_bytes, is_out_of_memory
+from openvla_ros.ros.inference import (
+    empty_gpu_cache,
+    gpu_memory_bytes,
+    is_out_of_memory,
+    memory_hint,
+)
 
 
 @pytest.mark.parametrize("parts", [(), ("cuda",)])
@@ -41,3 +46,10 @@ def test_running_out_of_memory_is_recognised_without_torch() -> None:
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(OutOfMemoryError())
     assert not is_out_of_memory(RuntimeError())
+
+
+def test_the_hint_after_running_out_of_memory_has_the_numbers_of_the_gpu() -> None:
+    gib = 2**30
+    hint = memory_hint(15 * gib, 16 * gib)
+    assert "15.0 of 16.0 GiB" in hint and "1.0 GiB are free" in hint and "quantization" in hint
+    assert "GiB" not in memory_hint(0, 0), "there is no GPU to speak of"

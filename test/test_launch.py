@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 from pathlib import Path
 
 import pytest
+from launch_files import LAUNCH, load, nodes, parameter, remappings, started
 
 from openvla_ros.config import PARAMETERS
+from openvla_ros.config.files import read_parameter_file
 from openvla_ros.errors import ConfigurationError
 
-FILE = Path(__file__).resolve().parents[1] / "launch" / "openvla.launch.py"
+FILE = LAUNCH / "openvla.launch.py"
 
 
 def constant(name: str) -> object:
@@ -31,7 +32,8 @@ def test_the_documented_arguments_exist() -> None:
     assert arguments >= {
         "checkpoint", "revision", "quantization", "adapter", "unnorm_key", "backend", "robot",
         "image", "image_transport", "device", "instruction", "namespace", "params_file",
-        "use_sim_time", "motion_enabled", "autostart", "log_level",
+        "use_sim_time", "motion_enabled", "autostart", "log_level", "split_streamer", "rviz",
+        "record", "servo", "servo_node", "twist", "pose", "ee_pose", "output", "respawn",
     }  # fmt: skip
 
 
@@ -42,22 +44,7 @@ def test_motion_is_never_enabled_by_default() -> None:
 
 @pytest.fixture
 def launch_file():
-    pytest.importorskip("launch_ros", reason="ros2 launch comes with an apt ROS, not with wheels")
-    spec = importlib.util.spec_from_file_location("openvla_launch", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def started(launch_file, monkeypatch: pytest.MonkeyPatch, **given: str) -> list:
-    from launch import LaunchContext
-
-    monkeypatch.setattr(launch_file, "get_package_share_directory", lambda _: FILE.parents[1])
-    context = LaunchContext()
-    for argument in launch_file.generate_launch_description().entities[:-1]:
-        argument.visit(context)
-    context.launch_configurations.update(given)
-    return launch_file._start(context)
+    return load(FILE.name)
 
 
 def test_empty_arguments_override_nothing(launch_file, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +85,7 @@ def test_arguments_have_the_types_of_their_parameters(launch_file) -> None:
         "motion_enabled": "true",
         "action_hz": "5",
         "instruction": "pick: the cup",
+        "gripper": "none",
         "mock_action": "[0.01, 0, 0, 0, 0, 0, 1]",
     }
     values = launch_file._overrides(given)
@@ -105,11 +93,14 @@ def test_arguments_have_the_types_of_their_parameters(launch_file) -> None:
     assert values["action_hz"] == 5.0 and isinstance(values["action_hz"], float)
     assert values["mock_action"] == [0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
     assert values["instruction"].value == "pick: the cup"
+    assert values["gripper.backend"].value == "none"
 
 
 def test_a_bad_argument_is_refused_by_name(launch_file, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match="quantization"):
         started(launch_file, monkeypatch, quantization="int3")
+    with pytest.raises(ConfigurationError, match=r"gripper\.backend.*franka"):
+        started(launch_file, monkeypatch, gripper="hand")
     with pytest.raises(ConfigurationError, match="franka_servo"):
         started(launch_file, monkeypatch, robot="frnka")
     with pytest.raises(ConfigurationError, match="params_file"):
@@ -132,3 +123,126 @@ def test_the_image_profile_of_fast_dds_is_set_unless_the_user_has_one(
         monkeypatch.setitem(os.environ, name, "mine.xml")
         assert settings() == 0
         monkeypatch.delitem(os.environ, name)
+
+
+def test_the_twist_of_a_split_streamer_comes_from_it_alone(
+    launch_file, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twist = "/servo_node/delta_twist_cmds"
+    for extra, topic in (({}, "/cell/action_to_twist/twist_cmd"), ({"twist": twist}, twist)):
+        actions = nodes(
+            started(launch_file, monkeypatch, split_streamer="true", namespace="cell", **extra)
+        )
+        node, streamer = actions["openvla_node"], actions["action_to_twist"]
+        # The node looks who listens on this topic; the streamer publishes there.
+        assert remappings(node)["~/twist_cmd"] == topic == remappings(streamer)["~/twist_cmd"]
+        assert parameter(node, "output") == "none"
+        assert parameter(streamer, "output") is None
+    assert "action_to_twist" not in nodes(started(launch_file, monkeypatch, split_streamer=""))
+
+
+def test_nothing_is_respawned_unless_asked_and_the_streamer_never(
+    launch_file, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A streamer that comes back would follow the node and move the arm, without being asked."""
+    for respawn, expected in (("", False), ("true", True)):
+        actions = nodes(
+            started(
+                launch_file, monkeypatch, respawn=respawn, split_streamer="true", servo="humble"
+            )
+        )
+        flags = {name: bool(node._ExecuteLocal__respawn) for name, node in actions.items()}
+        assert flags == {
+            "openvla_node": expected,
+            "action_to_twist": False,
+            "servo_starter": False,
+        }
+
+
+def test_topics_are_remapped_only_when_given(launch_file, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = nodes(started(launch_file, monkeypatch))["openvla_node"]
+    assert set(remappings(node)) == {"image", "image/compressed"}
+    topics = {"twist": "/t", "pose": "/p", "ee_pose": "/e", "image": "/camera/image_raw"}
+    node = nodes(started(launch_file, monkeypatch, **topics))["openvla_node"]
+    assert remappings(node) == {
+        "image": "/camera/image_raw",
+        "image/compressed": "/camera/image_raw/compressed",
+        "~/twist_cmd": "/t",
+        "~/pose_cmd": "/p",
+        "ee_pose": "/e",
+    }
+
+
+def test_servo_is_started_as_its_distribution_needs(
+    launch_file, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from openvla_ros.ros.servo_starter import STARTERS
+
+    assert set(launch_file.SERVOS) == set(STARTERS)
+    assert "servo_starter" not in nodes(started(launch_file, monkeypatch))
+    starter = nodes(started(launch_file, monkeypatch, servo="jazzy"))["servo_starter"]
+    assert starter._Node__arguments == ["jazzy", "--node", "/servo_node"]
+    with pytest.raises(ConfigurationError, match="jazzy, humble"):
+        started(launch_file, monkeypatch, servo="foxy")
+
+
+def test_rviz_looks_from_the_base_of_the_robot(
+    launch_file, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def arguments(**given: str) -> list:
+        return nodes(started(launch_file, monkeypatch, rviz="true", **given))[
+            "rviz2"
+        ]._Node__arguments
+
+    assert arguments(robot="franka_servo")[2:] == ["-f", "fr3_link0"]
+    assert arguments(robot="franka_servo", base_frame="world")[2:] == ["-f", "world"]
+    assert arguments()[2:] == []
+    assert Path(arguments()[1]).is_file()
+
+
+# The demonstration --------------------------------------------------------------------------------
+
+
+def test_the_mock_launch_moves_only_the_mock_robot(monkeypatch: pytest.MonkeyPatch) -> None:
+    mock_file, main_file = load("openvla_mock.launch.py"), load(FILE.name)
+    from launch.actions import IncludeLaunchDescription
+
+    for split, twist in (("", "/openvla_node"), ("true", "/action_to_twist")):
+        actions = started(mock_file, monkeypatch, split_streamer=split)
+        robot = nodes(actions)["mock_robot"]
+        assert remappings(robot)["twist_cmd"] == f"{twist}/twist_cmd"
+        (include,) = (a for a in actions if isinstance(a, IncludeLaunchDescription))
+        passed = dict(include.launch_arguments)
+        assert (passed["robot"], passed["backend"]) == ("mock", "mock")
+        assert "twist" not in passed, "the twist must not reach a real controller"
+        assert set(passed) <= {*main_file.FORWARDED, *main_file.OTHERS}
+    values = read_parameter_file(FILE.parents[1] / "config" / "robots" / "mock.yaml")
+    assert values["base_frame"] == mock_file.BASE_FRAME
+
+
+# MoveIt Servo ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arm", ["franka", "widowx"])
+@pytest.mark.parametrize(
+    ("servo", "program"), [("humble", "servo_node_main"), ("jazzy", "servo_node")]
+)
+def test_servo_gets_the_files_of_its_arm_and_is_started(
+    arm: str, servo: str, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servo_file = load("servo.launch.py")
+    actions = nodes(started(servo_file, monkeypatch, arm=arm, servo=servo))
+    assert set(actions) == {program, "servo_starter"}
+    parameters = actions[program]._Node__parameters
+    files = [Path(p.param_file[0].text) for p in parameters[:2]]
+    assert [file.name for file in files] == [f"{arm}_servo_{servo}.yaml", f"{arm}_kinematics.yaml"]
+    assert all(file.is_file() for file in files)
+    assert parameter(actions[program], "use_sim_time") is False
+    assert actions["servo_starter"]._Node__arguments == [servo]
+
+
+def test_servo_is_refused_for_an_arm_that_has_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    servo_file = load("servo.launch.py")
+    for given in ({"arm": "ur5", "servo": "jazzy"}, {"arm": "franka", "servo": "iron"}):
+        with pytest.raises(ConfigurationError, match="is not one of"):
+            started(servo_file, monkeypatch, **given)

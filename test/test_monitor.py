@@ -32,6 +32,7 @@ def status(**changes: object) -> Message:
         "instruction": "put spoon on towel",
         "image_age": 0.05,
         "image_rate": 5.0,
+        "interventions": "",
     }
     return Message(**(values | changes))
 
@@ -147,6 +148,14 @@ def test_states_and_reasons_are_words_with_the_detail() -> None:
     assert texts(state, 2.0)["state"] == "RUNNING  (dry run)"
 
 
+def test_what_limits_and_stops_changed_is_counted() -> None:
+    state = MonitorState(NAMES)
+    state.receive("status", status(), 1.0)
+    assert texts(state, 1.1)["limited by"] == f"{DASH} nothing"
+    state.receive("status", status(interventions="speed 3, workspace 41"), 2.0)
+    assert texts(state, 2.1)["limited by"] == "speed 3, workspace 41"
+
+
 def test_rates_come_from_arrivals_and_vanish_with_them() -> None:
     state = MonitorState(NAMES)
     for count in range(101):
@@ -191,7 +200,7 @@ def test_every_topic_can_be_received_and_drawn() -> None:
         state.receive(topic, message, 1.0)
     line = state.plain_line(1.0)
     assert "\n" not in line
-    for part in ("RUNNING", "31800", "+12.0", "pose"):
+    for part in ("RUNNING", "31800", "+12.0", "executed", "pose"):
         assert part in line
 
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
+import frame_properties
+import motion_properties
 import numpy as np
 import pytest
-from motion_properties import CASES, PROPERTIES
+from motion_cases import CASES, PROPERTIES, TICK_S
 
 from openvla_ros.control import displacement, gripper, motion, safety
 from openvla_ros.control.pose import EndEffectorPose, Pose, integrate_twist
 from openvla_ros.control.safety import SafetyFilter
 from openvla_ros.control.slew import SlewLimiter, SpeedLimits
 from openvla_ros.control.target import TargetPose
-from openvla_ros.control.twist import TwistStreamer
+from openvla_ros.control.twist import TwistStreamer, _Path
 from openvla_ros.control.workspace import Workspace
+
+
+def test_every_property_is_registered() -> None:
+    """Importing the modules does it; without this, nobody would miss them."""
+    for module in (motion_properties, frame_properties):
+        assert any(hasattr(module, name) for name in PROPERTIES)
+    assert {name for _, name in MUTANTS} == set(PROPERTIES), "each has a mutant that it catches"
 
 
 @pytest.mark.parametrize("name", sorted(PROPERTIES))
@@ -33,7 +43,10 @@ Patch = pytest.MonkeyPatch
 
 def publishes_the_step_itself(patch: Patch) -> None:
     """No division by the step time: the classic mistake, five times too slow at 5 Hz."""
-    patch.setattr(TwistStreamer, "_first_step_s", lambda _self: 1.0)
+    accept = TwistStreamer.accept
+    patch.setattr(
+        TwistStreamer, "accept", lambda self, steps, _step_s, now_s: accept(self, steps, 1.0, now_s)
+    )
 
 
 def repeats_the_last_action(patch: Patch) -> None:
@@ -48,6 +61,11 @@ def repeats_the_last_action(patch: Patch) -> None:
         return last.copy()
 
     patch.setattr(TwistStreamer, "sample", repeat)
+
+
+def carries_a_whole_action_over(patch: Patch) -> None:
+    """Adds what is left of an old action to the new one, however much it is."""
+    patch.setattr("openvla_ros.control.twist._CARRIED_TICKS", 1e9)
 
 
 def turns_in_the_wrong_order(patch: Patch) -> None:
@@ -108,15 +126,81 @@ def limits_every_axis_instead_of_the_norm(patch: Patch) -> None:
     patch.setattr(SpeedLimits, "shortest_time_s", slowest_axis)
 
 
-def drops_what_the_limits_held_back(patch: Patch) -> None:
-    """Every action that is a little too fast, or answered a little early, loses its end."""
-    patch.setattr(TwistStreamer, "_overdue", lambda _self, _now_s: np.zeros(6))
+def adds_the_rest_of_the_last_action(patch: Patch) -> None:
+    """The policy has seen where the arm was, and has answered to that already."""
+    begin = TwistStreamer._begin
+
+    def add(self: TwistStreamer, steps: np.ndarray, step_s: float) -> None:
+        steps = steps.copy()
+        if self._path is not None:
+            steps[0] += self._path.at(1e9) - self._reached
+        begin(self, steps, step_s)
+
+    patch.setattr(TwistStreamer, "_begin", add)
 
 
-def makes_good_twice_what_was_held_back(patch: Patch) -> None:
-    """Moves further than all displacements together."""
-    overdue = TwistStreamer._overdue
-    patch.setattr(TwistStreamer, "_overdue", lambda self, now_s: 2.0 * overdue(self, now_s))
+def holds_twice_as_long(patch: Patch) -> None:
+    """Velocity of the last step for longer than hold_max."""
+    begin = TwistStreamer._begin
+
+    def hold(self: TwistStreamer, steps: np.ndarray, step_s: float) -> None:
+        settings = self.settings
+        self.settings = dataclasses.replace(settings, hold_max_s=2.0 * settings.hold_max_s)
+        begin(self, steps, step_s)
+        self.settings = settings
+
+    patch.setattr(TwistStreamer, "_begin", hold)
+
+
+def gives_every_step_whole_ticks(patch: Patch) -> None:
+    """A step of 33 ms in one tick of 20 ms: a chunk at 30 Hz was 67 % too fast."""
+    init = _Path.__init__
+
+    def rounded(self: _Path, steps: np.ndarray, durations_s: list[float]) -> None:
+        init(self, steps, [max(np.floor(d / TICK_S), 1.0) * TICK_S for d in durations_s])
+
+    patch.setattr(_Path, "__init__", rounded)
+
+
+def ignores_that_ticks_come_early(patch: Patch) -> None:
+    """Counts ticks instead of time."""
+    advance = TwistStreamer._advance
+
+    def count(self: TwistStreamer, now_s: float) -> None:
+        if self._last_tick_s is not None:
+            self._last_tick_s = now_s - TICK_S
+        advance(self, now_s)
+        self._last_tick_s = now_s
+
+    patch.setattr(TwistStreamer, "_advance", count)
+
+
+def loses_what_acceleration_holds_back(patch: Patch) -> None:
+    """A rate limiter without memory: a quarter of a short step is gone."""
+    patch.setattr(SlewLimiter, "follow", SlewLimiter.steer)
+
+
+def makes_good_what_a_person_did_not_steer(patch: Patch) -> None:
+    """Drives back after the person has let go."""
+    patch.setattr(SlewLimiter, "steer", SlewLimiter.follow)
+
+
+def buys_a_larger_step_with_a_late_tick(patch: Patch) -> None:
+    """The time that a tick is late is taken for time to accelerate."""
+    approach = SlewLimiter._approach
+
+    def late(self: SlewLimiter, aim: np.ndarray, elapsed_s: float) -> bool:
+        tick_s, self.tick_s = self.tick_s, max(elapsed_s, self.tick_s)
+        is_limited = approach(self, aim, elapsed_s)
+        self.tick_s = tick_s
+        return is_limited
+
+    patch.setattr(SlewLimiter, "_approach", late)
+
+
+def clips_no_step(patch: Patch) -> None:
+    """What the network answers is executed however large it is."""
+    patch.setattr(displacement.np, "clip", lambda values, _low, _high: values)
 
 
 def ramps_for_ever(patch: Patch) -> None:
@@ -135,11 +219,15 @@ def passes_nan_as_zero_later(patch: Patch) -> None:
     apply = SafetyFilter.apply
 
     def ignore(
-        self: SafetyFilter, twist: np.ndarray, now_s: float, ee_pose: EndEffectorPose | None = None
+        self: SafetyFilter,
+        twist: np.ndarray,
+        now_s: float,
+        ee_pose: EndEffectorPose | None = None,
+        **how: bool,
     ) -> np.ndarray:
         if not np.isfinite(twist).all():
             twist = self._slew.twist
-        return apply(self, twist, now_s, ee_pose)
+        return apply(self, twist, now_s, ee_pose, **how)
 
     patch.setattr(SafetyFilter, "apply", ignore)
 
@@ -176,28 +264,51 @@ def forgets_the_leash(patch: Patch) -> None:
     patch.setattr("openvla_ros.control.target._pulled", lambda offset, _longest: (offset, False))
 
 
+NO_FURTHER = "an_action_moves_no_further_than_its_displacement"
+ENDS = "the_arm_ends_where_the_stream_has_put_it"
+ADDS_UP = "a_sequence_arrives_where_its_displacements_add_up_to"
+TIME = "an_action_takes_the_time_of_its_steps"
+LIMITS = "no_limit_is_ever_exceeded"
+DIRECTION = "an_action_from_rest_keeps_its_direction"
+STEERED = "a_steered_arm_obeys_the_limits_and_stays_where_it_is_let_go"
+STOP = "every_stop_is_zero_in_time"
+SIDE = "rotation_and_translation_compose_on_the_side_of_the_spec"
+CHUNK = "a_chunk_in_tool_axes_turns_with_the_tool"
+BOX = "the_end_effector_stays_in_its_box"
+GRIPPER = "the_gripper_does_what_the_dataset_means"
+TARGET = "the_target_follows_the_twist_on_a_leash"
+
 MUTANTS: list[tuple[Callable[[Patch], None], str]] = [
-    (publishes_the_step_itself, "an_action_takes_the_time_of_its_step"),
-    (repeats_the_last_action, "an_action_moves_no_further_than_its_displacement"),
-    (repeats_the_last_action, "every_stop_is_zero_in_time"),
-    (turns_in_the_wrong_order, "rotation_and_translation_compose_on_the_side_of_the_spec"),
-    (takes_tool_axes_for_base_axes, "rotation_and_translation_compose_on_the_side_of_the_spec"),
-    (keeps_the_axes_of_the_first_step, "a_chunk_in_tool_axes_turns_with_the_tool"),
-    (inverts_the_gripper, "the_gripper_does_what_the_dataset_means"),
-    (accelerates_without_limit, "no_limit_is_ever_exceeded"),
-    (clips_every_axis_by_itself, "an_action_from_rest_keeps_its_direction"),
-    (limits_every_axis_instead_of_the_norm, "no_limit_is_ever_exceeded"),
-    (limits_every_axis_instead_of_the_norm, "an_action_moves_no_further_than_its_displacement"),
-    (drops_what_the_limits_held_back, "a_sequence_arrives_where_its_displacements_add_up_to"),
-    (makes_good_twice_what_was_held_back, "a_sequence_arrives_where_its_displacements_add_up_to"),
-    (ramps_for_ever, "every_stop_is_zero_in_time"),
-    (cuts_nothing, "every_stop_is_zero_in_time"),
-    (passes_nan_as_zero_later, "every_stop_is_zero_in_time"),
-    (believes_an_old_pose, "every_stop_is_zero_in_time"),
-    (knows_no_box, "the_end_effector_stays_in_its_box"),
-    (stops_every_axis_in_the_margin, "the_end_effector_stays_in_its_box"),
-    (adds_steps_to_the_measured_pose, "the_target_follows_the_twist_on_a_leash"),
-    (forgets_the_leash, "the_target_follows_the_twist_on_a_leash"),
+    (publishes_the_step_itself, TIME),
+    (publishes_the_step_itself, ADDS_UP),
+    (repeats_the_last_action, NO_FURTHER),
+    (repeats_the_last_action, STOP),
+    (turns_in_the_wrong_order, SIDE),
+    (takes_tool_axes_for_base_axes, SIDE),
+    (keeps_the_axes_of_the_first_step, CHUNK),
+    (inverts_the_gripper, GRIPPER),
+    (adds_the_rest_of_the_last_action, NO_FURTHER),
+    (carries_a_whole_action_over, NO_FURTHER),
+    (holds_twice_as_long, NO_FURTHER),
+    (gives_every_step_whole_ticks, TIME),
+    (ignores_that_ticks_come_early, NO_FURTHER),
+    (accelerates_without_limit, LIMITS),
+    (loses_what_acceleration_holds_back, ENDS),
+    (loses_what_acceleration_holds_back, ADDS_UP),
+    (makes_good_what_a_person_did_not_steer, STEERED),
+    (buys_a_larger_step_with_a_late_tick, LIMITS),
+    (clips_no_step, LIMITS),
+    (clips_every_axis_by_itself, DIRECTION),
+    (limits_every_axis_instead_of_the_norm, LIMITS),
+    (limits_every_axis_instead_of_the_norm, NO_FURTHER),
+    (ramps_for_ever, STOP),
+    (cuts_nothing, STOP),
+    (passes_nan_as_zero_later, STOP),
+    (believes_an_old_pose, STOP),
+    (knows_no_box, BOX),
+    (stops_every_axis_in_the_margin, BOX),
+    (adds_steps_to_the_measured_pose, TARGET),
+    (forgets_the_leash, TARGET),
 ]
 
 

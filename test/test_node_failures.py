@@ -79,7 +79,7 @@ def test_a_camera_that_stops_stops_the_arm(moving: Cell) -> None:
 
 def test_an_old_image_stops_the_arm_and_is_not_answered(moving: Cell) -> None:
     old = moving.node.get_clock().now() - Duration(seconds=5.4)
-    moving.node._session._supervisor._last_stamp_ns = 0  # it shall be old, not out of order
+    moving.node._session._shared.supervisor._last_stamp_ns = 0  # it shall be old, not out of order
     moving.drop(stamp=old.to_msg())
     moving.wait_zero()
     assert "image_max_age" in moving.wait_status(State.HOLD, Reason.STALE_IMAGE).detail
@@ -183,7 +183,10 @@ def test_running_out_of_memory_is_a_fault_with_a_hint(moving: Cell) -> None:
     set_fault(moving, "oom")
     moving.drop()
     moving.wait_zero()
-    assert "quantization" in moving.wait_status(State.FAULT, Reason.GPU_OOM).detail
+    status = moving.wait_status(State.FAULT, Reason.GPU_OOM)
+    assert "quantization" in status.detail and "configure" in status.detail
+    refused = moving.trigger("reset")
+    assert not refused.success and refused.message == status.detail
     assert moving.change("deactivate") and moving.change("cleanup")
     set_fault(moving, "none")
     assert moving.change("configure") and moving.change("activate")
@@ -252,7 +255,7 @@ def test_a_policy_that_hangs_is_a_fault_and_ends_the_process() -> None:
 
 
 def test_a_callback_that_breaks_stops_the_arm(moving: Cell) -> None:
-    moving.node._session._supervisor.image_arrived = lambda *_: 1 / 0
+    moving.node._session._shared.supervisor.image_arrived = lambda *_: 1 / 0
     moving.image()
     moving.wait_zero()
     assert "ZeroDivisionError" in moving.wait_status(State.FAULT, Reason.MODEL_ERROR).detail
@@ -290,15 +293,31 @@ def test_a_bag_that_loops_stops_the_arm_and_goes_on_by_itself() -> None:
         cell.wait_moving()
 
 
-def test_a_ros_clock_that_stands_still_does_not_hide_a_dead_camera() -> None:
-    """A paused bag: the age of the last image does not grow in ROS time."""
+@pytest.mark.parametrize("camera", ["silent", "repeats its stamp", "counts on"])
+def test_a_ros_clock_that_stands_still_stops_the_arm(camera: str) -> None:
+    """A paused bag: the age of the last image does not grow in ROS time, and images may come."""
     with Cell(**MOVING, **SLOW_STEP, use_sim_time=True) as cell:
         cell.publish("/clock", Clock(clock=Time(sec=100)))
         cell.wait(lambda: cell.node.get_clock().now().nanoseconds == 100 * 10**9, "the clock")
         cell.start()
-        for _ in range(FRESH_FRAMES + 1):
-            cell.answer(stamp=Time(sec=100))
+        for step in range(FRESH_FRAMES + 1):
+            cell.answer(stamp=Time(sec=100, nanosec=step + 1))
         cell.wait_moving()
-        cell.steady.jump(5.5)
+        for step in range(4):
+            cell.steady.jump(1.4)
+            if camera != "silent":
+                stamp = Time(sec=100, nanosec=50 + step if camera == "counts on" else 4)
+                cell.image(stamp=stamp)
         cell.wait_zero()
-        cell.wait_status(State.HOLD, Reason.STALE_IMAGE)
+        assert "stood still" in cell.wait_status(State.HOLD, Reason.CLOCK_JUMP).detail
+
+
+def test_a_camera_that_repeats_its_stamp_is_as_good_as_silent(moving: Cell) -> None:
+    """The driver hangs and sends the same picture again and again."""
+    stamp = moving.actions[-1].header.stamp
+    for _ in range(4):
+        moving.drop(stamp=stamp)
+        moving.steady.jump(1.4)
+    moving.wait_zero()
+    assert "new stamp" in moving.wait_status(State.HOLD, Reason.STALE_IMAGE).detail
+    recover(moving)

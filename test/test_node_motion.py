@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS; run `make setup`, then `source scripts/env.bash`")
@@ -10,7 +9,6 @@ pytest.importorskip("rclpy", reason="needs ROS; run `make setup`, then `source s
 from node_cell import MOVING, Cell, is_zero
 from rclpy.parameter import Parameter
 
-from openvla_ros.control.pose import EndEffectorPose
 from openvla_ros.control.states import Drop, Reason, State
 
 pytestmark = pytest.mark.ros
@@ -40,7 +38,7 @@ def test_a_workspace_without_a_pose_holds_the_arm_and_a_pose_frees_it() -> None:
         status = cell.wait_status(State.HOLD, Reason.TF_UNAVAILABLE)
         assert "workspace_min" in status.detail
         assert all(is_zero(t) for t in cell.twists)
-        here = EndEffectorPose(np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0]), 0.0)
-        cell.node._session._ee_pose = lambda: here
-        assert cell.answer().executed
-        cell.wait_moving()
+        with cell.arm_at():
+            cell.wait_status(State.RUNNING, Reason.OK)
+            assert cell.answer().executed
+            cell.wait_moving()

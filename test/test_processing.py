@@ -50,6 +50,24 @@ def test_pixels_and_ids_equal_the_reference(case: dict, reference_checkpoints: P
     assert ids[0].tolist() == golden["ids_used"].tolist()
 
 
+@pytest.mark.parametrize(
+    "options", [ImageOptions(), ImageOptions(rotate_180=True, center_crop=True)]
+)
+@pytest.mark.parametrize("strategy", ["resize-naive", "resize-crop", "letterbox"])
+def test_the_view_for_people_is_what_the_first_tower_gets(
+    strategy: str, options: ImageOptions
+) -> None:
+    settings = {**SETTINGS, "image_resize_strategy": strategy, "image_options": options.to_dict()}
+    settings = {key: value for key, value in settings.items() if not key.startswith("tvf_")}
+    processor = ImageProcessor(settings)
+    image = np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8)
+    view = processor.view(image)
+    tower = processor.towers[0]
+    assert view.dtype == np.uint8 and view.shape == (*tower.crop, 3)
+    seen = processor(image).numpy()[:3].transpose(1, 2, 0) * tower.std + tower.mean
+    np.testing.assert_array_equal(np.rint(seen * 255), view)
+
+
 @pytest.mark.parametrize("name", [name for name in STRATEGIES.files if name.endswith("u8")])
 def test_every_resize_strategy_equals_the_reference(name: str) -> None:
     strategy, towers, image, _ = name.split("__")

@@ -52,6 +52,7 @@ def action_message(store, sequence: int):
         "timing_ms": np.array([1.5]),
         "delta_position": vector(0.01, -0.02, 0.03),
         "delta_rotation": vector(0.0, 0.0, 0.0),
+        "steps": np.linspace(-0.01, 0.01, 6),
         "raw": np.arange(7.0),
         "normalized": np.linspace(-1, 1, 7),
         "token_ids": np.arange(31744, 31751, dtype=np.int32),

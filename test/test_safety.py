@@ -215,10 +215,11 @@ def test_what_points_out_of_the_box_is_removed_from_the_margin_on(
     assert safety.report(0.0).counts[Intervention.WORKSPACE] == (expected == 0.0)
 
 
-def test_an_arm_outside_the_box_may_come_back() -> None:
-    safety = a_filter(workspace=BOX)
-    np.testing.assert_allclose(safety.apply(-FORWARD, 0.0, at(0.7)), -FORWARD)
-    np.testing.assert_array_equal(safety.apply(FORWARD, TICK_S, at(0.7)), np.zeros(6))
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_an_arm_outside_the_box_may_come_back_and_go_no_further(side: float) -> None:
+    safety, out = a_filter(workspace=BOX), FORWARD * side
+    np.testing.assert_allclose(safety.apply(-out, 0.0, at(0.7 * side)), -out)
+    np.testing.assert_array_equal(safety.apply(out, TICK_S, at(0.7 * side)), np.zeros(6))
 
 
 def test_an_old_pose_is_taken_where_the_arm_has_moved_since() -> None:
@@ -258,3 +259,83 @@ def test_a_pose_that_must_not_be_used_says_why(changes: dict[str, object], words
     assert words in pose_problem(dataclasses.replace(MIDDLE, **changes))
     assert pose_problem(MIDDLE) == ""
     assert "not known" in pose_problem(None)
+
+
+# What random motion hardly ever meets -------------------------------------------------------------
+
+
+def test_at_the_face_of_the_box_the_twist_ends_at_once() -> None:
+    """The acceleration limits hold in the margin; beyond it the box comes first."""
+    safety = SafetyFilter(SafetySettings(workspace=BOX))
+    for k in range(4):
+        safety.apply(FORWARD * 2.5, k * TICK_S, MIDDLE)
+    assert safety.apply(FORWARD * 2.5, 4 * TICK_S, at(0.481))[0] == pytest.approx(0.15)
+    assert safety.apply(FORWARD * 2.5, 5 * TICK_S, at(0.5))[0] == 0.0
+
+
+def test_what_is_owed_does_not_lead_out_of_the_box() -> None:
+    """The arm turns round in the middle; a moment later it is seen at the edge."""
+    safety = SafetyFilter(SafetySettings(workspace=BOX))
+    for k in range(4):
+        safety.apply(-FORWARD * 2.5, k * TICK_S, MIDDLE)
+    for k in range(4, 6):
+        safety.apply(FORWARD * 2.5, k * TICK_S, MIDDLE)
+    speeds = [safety.apply(np.zeros(6), k * TICK_S, at(0.49))[0] for k in range(6, 20)]
+    assert max(speeds) <= 0.0 and speeds[-1] == 0.0
+
+
+def test_a_ramp_never_becomes_faster_again() -> None:
+    safety = a_filter(decay_s=0.1)
+    safety.apply(FORWARD, 0.0)
+    safety.fade(0.0)
+    slow = safety.apply(FORWARD * 0.1, TICK_S)
+    np.testing.assert_allclose(safety.apply(FORWARD, 2 * TICK_S), slow)
+
+
+def test_an_arm_that_is_let_go_within_a_ramp_accelerates_from_where_it_is() -> None:
+    safety = SafetyFilter(SafetySettings(decay_s=0.1))
+    for k in range(4):
+        safety.apply(FORWARD * 2.5, k * TICK_S)
+    safety.fade(3 * TICK_S)
+    slowed = [safety.apply(FORWARD * 2.5, k * TICK_S)[0] for k in range(4, 8)][-1]
+    assert slowed == pytest.approx(0.05)
+    safety.resume()
+    assert safety.apply(FORWARD * 2.5, 8 * TICK_S)[0] <= slowed + 0.1 + 1e-12
+
+
+def test_an_arm_that_still_brakes_needs_its_pose_too() -> None:
+    safety = SafetyFilter(SafetySettings(workspace=BOX))
+    for k in range(4):
+        safety.apply(FORWARD * 2.5, k * TICK_S, MIDDLE)
+    safety.apply(np.zeros(6), 4 * TICK_S, None)
+    counts = safety.report(4 * TICK_S).counts
+    assert (counts[Intervention.NO_POSE], counts[Intervention.RAMP]) == (1, 1)
+
+
+def test_an_arm_that_turns_round_is_moving_while_its_twist_is_zero() -> None:
+    """A late tick carried it past the end of its way: it brakes, rests for a tick, comes back."""
+    safety = SafetyFilter(SafetySettings())
+    safety.apply(FORWARD * 2.0, 0.0)
+    for now_s, speed, is_moving in [
+        (0.02, 0.1, True),
+        (0.06, 0.0, True),
+        (0.08, -0.1, True),
+        (0.10, 0.0, False),
+    ]:
+        assert safety.apply(np.zeros(6), now_s)[0] == pytest.approx(speed, abs=1e-12)
+        assert safety.is_moving == is_moving, now_s
+
+
+def test_a_shorter_tick_allows_a_smaller_step() -> None:
+    safety = SafetyFilter(SafetySettings())
+    safety.settings = SafetySettings(tick_s=0.01)
+    assert safety.apply(FORWARD * 2.0, 0.0)[0] == pytest.approx(0.05)
+
+
+def test_the_report_in_words_names_what_happened() -> None:
+    safety = a_filter()
+    assert safety.report(0.0).counted_words == safety.report(0.0).current_words == ""
+    for k in range(2):
+        safety.apply(FORWARD * 100.0, k * TICK_S)
+    report = safety.report(TICK_S)
+    assert (report.counted_words, report.current_words) == ("speed 2", "speed")

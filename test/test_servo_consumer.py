@@ -50,22 +50,28 @@ class ServoModel:
         self.pose = integrate_twist(self.pose, linear, angular, self.period_s)
 
 
-def episodes(shared_dir: Path) -> list[np.ndarray]:
-    """The (T, 7) actions of every recorded episode."""
-    paths = sorted((shared_dir / "data" / "bridge_octo_debug").glob("episode_*.npz"))
-    assert len(paths) == 25
-    return [np.load(path)["action"].astype(np.float64) for path in paths]
+@pytest.fixture(scope="module")
+def episodes(reference_dir: Path) -> np.ndarray:
+    """(25, 10, 7) actions of real WidowX episodes."""
+    return np.load(reference_dir / "bridge_octo_actions.npz")["actions"].astype(np.float64)
 
 
 def driven(
-    actions: np.ndarray, *, jitter_s: float = 0.0, seed: int = 0, publish_s: float = TICK_S
+    actions: np.ndarray,
+    *,
+    latency_s: float = 0.3,
+    jitter_s: float = 0.0,
+    seed: int = 0,
+    publish_s: float = TICK_S,
+    servo: ServoModel | None = None,
+    **limits: float,
 ) -> Pose:
     """Where Servo ends when the actions are answered at 5 Hz and streamed by our motion stage."""
     rng = np.random.default_rng(seed)
-    stage = MotionStage(ACTION_SPEC, MotionConfig(speed_scale=1.0), GripperConfig())
-    servo = ServoModel()
-    latency_s = 0.3 + jitter_s * rng.uniform(-1.0, 1.0, len(actions))
+    stage = MotionStage(ACTION_SPEC, MotionConfig(speed_scale=1.0, **limits), GripperConfig())
+    servo = servo or ServoModel()
     due_s = np.arange(len(actions)) * STEP_S + latency_s
+    due_s += jitter_s * rng.uniform(-1.0, 1.0, len(actions))
     twist, stamp_s, answered = np.zeros(6), -1.0, 0
     for k in range(round((due_s[-1] + STEP_S + SETTLE_S) / servo.period_s)):
         now_s = k * servo.period_s
@@ -83,6 +89,14 @@ def driven(
     return servo.pose
 
 
+def feasible(actions: np.ndarray) -> np.ndarray:
+    """(T, 7) with every step cut to what full speed covers in its time: 0.2 rad at 1 rad/s."""
+    cut = actions.copy()
+    largest = np.linalg.norm(actions[:, 3:6], axis=1, keepdims=True)
+    cut[:, 0:6] /= np.maximum(largest / (MotionConfig().angular_speed * STEP_S), 1.0)
+    return cut
+
+
 def errors(actions: np.ndarray, reached: Pose) -> tuple[float, float]:
     """Distance from the sum of all steps, translation and rotation, as a share of that sum."""
     position = actions[:, 0:3].sum(axis=0)
@@ -96,32 +110,53 @@ def errors(actions: np.ndarray, reached: Pose) -> tuple[float, float]:
     )
 
 
-def test_every_recorded_episode_reaches_the_sum_of_its_deltas_within_2_percent(
-    shared_dir: Path,
+@pytest.mark.parametrize("latency_s", [0.15, 0.3, 0.307])
+def test_recorded_episodes_reach_the_sum_of_their_deltas_within_2_percent(
+    episodes: np.ndarray, latency_s: float
 ) -> None:
-    for number, actions in enumerate(episodes(shared_dir)):
-        translation, rotation = errors(actions, driven(actions))
-        assert translation <= 0.02, f"episode {number}: {translation:.1%} of the translation"
-        assert rotation <= 0.02, f"episode {number}: {rotation:.1%} of the rotation"
+    """All but one, which turns once by 0.26 rad in a step: beyond 1 rad/s, and the clip of 0.25."""
+    too_fast = []
+    for number, actions in enumerate(episodes):
+        reached = driven(actions, latency_s=latency_s)
+        assert max(errors(feasible(actions), reached)) <= 0.02, f"episode {number}"
+        if max(errors(actions, reached)) > 0.02:
+            too_fast.append(number)
+    assert too_fast == [13]
 
 
-@pytest.mark.parametrize("jitter_s", [0.005, 0.02])
-def test_answers_that_come_early_and_late_by_chance_lose_nothing(
-    shared_dir: Path, jitter_s: float
+def test_limits_as_fast_as_the_data_leave_every_episode_its_translation(
+    episodes: np.ndarray,
 ) -> None:
-    """An early answer used to cut off the rest of the step before it."""
+    """Of the rotation, the clip of 0.25 rad per axis takes 2.2 % in one episode of 25."""
+    for number, actions in enumerate(episodes):
+        reached = driven(actions, servo=ServoModel(angular_rad_s=1.5), angular_speed=1.5)
+        translation, rotation = errors(actions, reached)
+        assert translation <= 1e-9, f"episode {number}: {translation:.1%}"
+        assert rotation <= (0.022 if number == 13 else 0.02), f"episode {number}: {rotation:.1%}"
+
+
+@pytest.mark.parametrize(("jitter_s", "bound"), [(0.005, 0.005), (0.02, 0.005), (0.05, 0.08)])
+def test_answers_that_come_early_and_late_by_chance_lose_a_bounded_part_and_add_nothing(
+    episodes: np.ndarray, jitter_s: float, bound: float
+) -> None:
+    """An early answer drops the rest of the step before it, unless that is its end.
+
+    Measured: 0.17 % of all displacements at ±5 and ±20 ms, 6.3 % at ±50 ms.
+    """
     lost_m = path_m = 0.0
-    for number, actions in enumerate(episodes(shared_dir)):
-        reached = driven(actions, jitter_s=jitter_s, seed=number)
-        wanted = actions[:, 0:3].sum(axis=0)
-        lost_m += float(np.linalg.norm(reached.position - wanted))
-        path_m += float(np.linalg.norm(actions[:, 0:3], axis=1).sum())
-    assert lost_m <= 0.02 * path_m, f"{lost_m / path_m:.1%} of all displacements"
+    for number, actions in enumerate(episodes):
+        ways = actions[:, 0:3]
+        reached = driven(actions, jitter_s=jitter_s, seed=number).position
+        assert (reached <= np.maximum(ways, 0.0).sum(axis=0) + 1e-9).all()
+        assert (reached >= np.minimum(ways, 0.0).sum(axis=0) - 1e-9).all()
+        lost_m += float(np.linalg.norm(reached - ways.sum(axis=0)))
+        path_m += float(np.linalg.norm(ways, axis=1).sum())
+    assert 0.0 < lost_m <= bound * path_m, f"{lost_m / path_m:.1%} of all displacements"
 
 
-def test_twists_at_the_rate_of_the_policy_lose_half_of_every_step(shared_dir: Path) -> None:
+def test_twists_at_the_rate_of_the_policy_lose_half_of_every_step(episodes: np.ndarray) -> None:
     """What the model is for: it halts 0.1 s after each command."""
-    actions = episodes(shared_dir)[10]
+    actions = episodes[10]
     translation, _ = errors(actions, driven(actions, publish_s=STEP_S))
     assert translation > 0.3
 

@@ -56,15 +56,24 @@ def test_reset_begins_again_at_the_arm() -> None:
     np.testing.assert_array_equal(target.follow(FORWARD, 10.0, moved).position, moved.position)
 
 
-def test_the_target_does_not_leave_the_box_and_does_not_leap_into_it() -> None:
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_the_target_does_not_leave_the_box_and_does_not_leap_into_it(side: float) -> None:
     box = Workspace((-0.1, -0.1, -0.1), (0.1, 0.1, 0.1), 0.02)
     inside, outside = TargetPose(Leash()), TargetPose(Leash())
-    beyond = Pose(np.array([0.15, 0.0, 0.0]))
+    beyond = Pose(np.array([0.15 * side, 0.0, 0.0]))
     for k in range(100):
-        held = inside.follow(FORWARD, k * TICK_S, Pose(np.array([0.07, 0.0, 0.0])), box)
-        stuck = outside.follow(FORWARD, k * TICK_S, beyond, box)
-    assert held.position[0] == pytest.approx(0.08)
-    assert stuck.position[0] == pytest.approx(0.15)
-    outside.follow(-FORWARD, 2.0, beyond, box)
-    back = outside.follow(-FORWARD, 2.1, beyond, box)
-    assert back.position[0] == pytest.approx(0.14)
+        held = inside.follow(FORWARD * side, k * TICK_S, Pose(beyond.position * 0.5), box)
+        stuck = outside.follow(FORWARD * side, k * TICK_S, beyond, box)
+    assert held.position[0] == pytest.approx(0.08 * side)
+    assert stuck.position[0] == pytest.approx(0.15 * side)
+    outside.follow(-FORWARD * side, 2.0, beyond, box)
+    back = outside.follow(-FORWARD * side, 2.1, beyond, box)
+    assert back.position[0] == pytest.approx(0.14 * side)
+
+
+def test_a_clock_that_runs_back_does_not_move_the_target() -> None:
+    target = TargetPose(Leash())
+    for now_s in (5.0, 5.1):
+        before = target.follow(FORWARD, now_s, Pose())
+    after = target.follow(FORWARD, 4.0, Pose())
+    np.testing.assert_array_equal(after.position, before.position)

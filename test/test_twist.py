@@ -1,4 +1,4 @@
-"""Displacement and streaming: what is published never goes further than the action."""
+"""Streaming: what is published never goes further than the action, and never for longer."""
 
 from __future__ import annotations
 
@@ -7,23 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openvla_ros.control.displacement import (
-    StepLimits,
-    displacement,
-    euler_matrix,
-    rotation_vector,
-)
-from openvla_ros.control.pose import exponential_map
 from openvla_ros.control.slew import SpeedLimits
 from openvla_ros.control.twist import StreamSettings, TwistStreamer
-from openvla_ros.errors import MotionError
-from openvla_ros.mock_policy import ACTION_SPEC
-from openvla_ros.types import ActionSpec
 
 TICK_S = 0.02
 FAST = SpeedLimits(linear_m_s=100.0, angular_rad_s=100.0)
-NO_CLIP = StepLimits(position_m=100.0, rotation_rad=3.0)
-angles = st.floats(-3.1, 3.1, allow_nan=False)
 steps_of = st.lists(st.floats(-0.05, 0.05), min_size=6, max_size=6).map(np.array)
 
 
@@ -38,122 +26,6 @@ def moved(stream: TwistStreamer, start_s: float, ticks_s: list[float]) -> np.nda
         total += stream.sample(now_s) * interval_s
         now_s += interval_s
     return total
-
-
-def spec_with(**changes: object) -> ActionSpec:
-    return ActionSpec(**{**ACTION_SPEC.__dict__, **changes})
-
-
-# Displacement ----------------------------------------------------------------------------------
-
-
-def test_translation_is_in_base_axes_and_metres() -> None:
-    moves = displacement(
-        np.array([[0.01, -0.02, 0.03, 0, 0, 0, 1]]), ACTION_SPEC, limits=StepLimits()
-    )
-    np.testing.assert_array_equal(moves.steps, [[0.01, -0.02, 0.03, 0, 0, 0]])
-    assert moves.clip_mask == 0
-
-
-def test_unit_of_the_dataset_scales_translation_and_rotation() -> None:
-    spec = spec_with(translation_unit_m=0.075, rotation_unit_rad=0.15, kind="eef_velocity")
-    moves = displacement(np.array([[0.5, 0, 0, 0, 0, 1.0, 1]]), spec, limits=StepLimits())
-    np.testing.assert_allclose(moves.steps, [[0.0375, 0, 0, 0, 0, 0.15]], rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("rpy", "expected"),
-    [
-        ([0.2, 0.0, 0.0], [0.2, 0.0, 0.0]),
-        ([0.0, -0.3, 0.0], [0.0, -0.3, 0.0]),
-        ([0.0, 0.0, 1.5], [0.0, 0.0, 1.5]),
-        # By hand: Rz(90°) Rx(90°) maps x→y→z→x, a turn of 120° about (1, 1, 1).
-        ([np.pi / 2, 0.0, np.pi / 2], np.full(3, 2 * np.pi / 3 / np.sqrt(3))),
-    ],
-)
-def test_rotation_vector_equals_hand_computed_cases(rpy: list[float], expected: object) -> None:
-    np.testing.assert_allclose(rotation_vector(euler_matrix(np.array(rpy))), expected, atol=1e-12)
-
-
-@given(st.tuples(angles, angles, angles))
-@settings(max_examples=500, deadline=None)
-def test_rotation_vector_and_composition_agree(rpy: tuple[float, float, float]) -> None:
-    roll, pitch, yaw = rpy
-    about = [exponential_map(np.array(v)) for v in ([0, 0, yaw], [0, pitch, 0], [roll, 0, 0])]
-    composed = about[0] @ about[1] @ about[2]
-    np.testing.assert_allclose(euler_matrix(np.array(rpy)), composed, atol=1e-12)
-    vector = rotation_vector(composed)
-    assert np.linalg.norm(vector) <= np.pi + 1e-9
-    error = np.abs(exponential_map(vector) - composed).max()
-    assert error < 1e-9, f"rotation log is off by {error}"
-
-
-@pytest.mark.parametrize("angle", [np.pi, np.pi - 1e-9, 1e-9, 0.0])
-def test_rotation_vector_is_exact_at_half_turns_and_at_zero(angle: float) -> None:
-    axis = np.array([1.0, -2.0, 0.5]) / np.linalg.norm([1.0, -2.0, 0.5])
-    matrix = exponential_map(axis * angle)
-    np.testing.assert_allclose(exponential_map(rotation_vector(matrix)), matrix, atol=1e-9)
-
-
-def test_an_axis_beyond_its_limit_is_cut_and_flagged() -> None:
-    action = np.array([[0.06, -0.06, 0.04, 0.0, -0.3, 0.3, 1.0]])
-    moves = displacement(action, ACTION_SPEC, limits=StepLimits(0.05, 0.25))
-    np.testing.assert_array_equal(moves.steps[0, 0:3], [0.05, -0.05, 0.04])
-    expected = rotation_vector(euler_matrix(np.array([0.0, -0.25, 0.25])))
-    np.testing.assert_allclose(moves.steps[0, 3:6], expected, atol=1e-15)
-    assert moves.clip_mask == 0b110011
-
-
-def test_scale_comes_after_the_clip() -> None:
-    action = np.array([[1.0, 0, 0, 0, 0, 1.0, 1]])
-    moves = displacement(
-        action, ACTION_SPEC, limits=StepLimits(0.05, 0.25), linear_scale=0.5, angular_scale=0.2
-    )
-    np.testing.assert_allclose(moves.steps, [[0.025, 0, 0, 0, 0, 0.05]], rtol=1e-12)
-
-
-def test_base_rotation_turns_translation_and_rotation_axes() -> None:
-    turn = euler_matrix(np.array([0.0, 0.0, np.pi / 2]))  # dataset x is our y
-    action = np.array([[0.01, 0, 0, 0.1, 0, 0, 1]])
-    moves = displacement(action, ACTION_SPEC, limits=StepLimits(), base_rotation=turn)
-    np.testing.assert_allclose(moves.steps, [[0, 0.01, 0, 0, 0.1, 0]], atol=1e-12)
-
-
-@given(st.tuples(angles, angles, angles), st.tuples(angles, angles, angles))
-@settings(max_examples=200, deadline=None)
-def test_base_rotation_equals_a_change_of_basis(
-    rpy: tuple[float, float, float], turn_rpy: tuple[float, float, float]
-) -> None:
-    turn, rotation = euler_matrix(np.array(turn_rpy)), euler_matrix(np.array(rpy) * 0.9)
-    action = np.concatenate([[0.0, 0.0, 0.0], np.array(rpy) * 0.9, [1.0]])[None]
-    moves = displacement(action, ACTION_SPEC, limits=NO_CLIP, base_rotation=turn)
-    np.testing.assert_allclose(
-        exponential_map(moves.steps[0, 3:6]), turn @ rotation @ turn.T, atol=1e-9
-    )
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"translation_unit_m": None},
-        {"rotation_form": None},
-        {"translation_frame": "camera"},
-        {"rotation_frame": "camera"},
-        {"rotation_form": "quaternion"},
-    ],
-)
-def test_an_action_of_unknown_or_foreign_meaning_is_refused(changes: dict[str, object]) -> None:
-    with pytest.raises(MotionError, match=next(iter(changes))):
-        displacement(np.zeros((1, 7)), spec_with(**changes), limits=StepLimits())
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_an_action_that_is_not_finite_is_refused(bad: float) -> None:
-    with pytest.raises(MotionError, match="finite"):
-        displacement(np.array([[0, 0, bad, 0, 0, 0, 1.0]]), ACTION_SPEC, limits=StepLimits())
-
-
-# Streaming -------------------------------------------------------------------------------------
 
 
 def test_velocity_is_displacement_over_step_time() -> None:
@@ -186,6 +58,14 @@ def test_stretch_slows_down_to_the_measured_period() -> None:
     for k in range(4):
         stream.accept(np.array([[0.02, 0, 0, 0, 0, 0]]), 0.2, 0.5 * k)
     np.testing.assert_allclose(stream.sample(1.5)[0], 0.02 / 0.5, rtol=1e-9)
+
+
+def test_stretch_shares_the_measured_period_among_the_steps_of_a_chunk() -> None:
+    """Four steps of 0.2 s every second: 0.25 s each."""
+    stream = streamer()
+    for k in range(3):
+        stream.accept(np.full((4, 6), 0.02), 0.2, 1.0 * k)
+    np.testing.assert_allclose(stream.sample(2.0), np.full(6, 0.02 / 0.25), rtol=1e-9)
 
 
 def test_stretch_is_never_faster_than_the_dataset() -> None:
@@ -254,14 +134,48 @@ def test_a_new_chunk_replaces_what_is_left() -> None:
     np.testing.assert_allclose(second, [0, 0.02, 0, 0, 0, 0], atol=1e-9)
 
 
-def test_a_chunk_at_15_hz_loses_neither_displacement_nor_time_to_the_ticks() -> None:
-    """A step of 67 ms is 3.3 ticks: rounding each up would make the arm a fifth too slow."""
+@pytest.mark.parametrize("action_hz", [7.3, 15.0, 30.0])
+@pytest.mark.parametrize("jitter", [1.0, 0.7, 0.3])
+def test_a_chunk_takes_its_displacement_and_its_time_whatever_the_ticks(
+    action_hz: float, jitter: float
+) -> None:
+    """At 30 Hz a step is 1.7 ticks of 20 ms; one tick each made the arm 67 % too fast."""
     stream = streamer(mode="exact")
     steps = np.zeros((8, 6))
-    steps[:, 0] = 0.005
-    stream.accept(steps, 1 / 15, 0.0)
-    ticks = round(8 / 15 / TICK_S) + 2
-    np.testing.assert_allclose(moved(stream, 0.0, [TICK_S] * ticks), steps.sum(0), rtol=1e-9)
+    steps[:, 0], steps[::2, 1] = 0.005, 0.003
+    stream.accept(steps, 1.0 / action_hz, 0.0)
+    total, now_s = np.zeros(6), 0.0
+    while now_s < 8.0 / action_hz + 30 * TICK_S:
+        total += stream.sample(now_s) * TICK_S * jitter
+        now_s += TICK_S * jitter
+        ahead_s = total[0] / 0.005 / action_hz - min(now_s, 8.0 / action_hz)
+        assert -TICK_S <= ahead_s <= 1e-9, f"{ahead_s} s ahead after {now_s} s"
+    np.testing.assert_allclose(total, steps.sum(0), atol=1e-8)
+    assert not stream.is_moving
+
+
+def test_a_late_tick_adds_what_it_is_late_and_the_arm_does_not_come_back() -> None:
+    stream = streamer(mode="exact")
+    stream.accept(np.array([[0.02, 0, 0, 0, 0, 0]]), 0.2, 0.0)
+    total = moved(stream, 0.0, [TICK_S] * 9 + [TICK_S * 2] + [TICK_S] * 5)
+    np.testing.assert_allclose(total[0], 0.02 + 0.1 * TICK_S, rtol=1e-9)
+    assert not stream.is_moving
+
+
+def test_a_late_tick_within_a_step_is_made_good_before_its_end() -> None:
+    stream = streamer(mode="exact")
+    stream.accept(np.array([[0.02, 0, 0, 0, 0, 0]]), 0.2, 0.0)
+    total = moved(stream, 0.0, [TICK_S, TICK_S * 3, TICK_S * 1.5] + [TICK_S] * 15)
+    np.testing.assert_allclose(total[0], 0.02, rtol=1e-9)
+
+
+def test_a_late_tick_at_a_corner_leads_back_to_the_path_within_the_limits() -> None:
+    stream = streamer(mode="exact", limits=SpeedLimits(0.1, 1.0))
+    steps = np.array([[0.01, 0, 0, 0, 0, 0], [-0.01, 0, 0, 0, 0, 0]])
+    stream.accept(steps, 0.1, 0.0)
+    twists = [stream.sample(t) for t in (0.0, 0.02, 0.04, 0.06, 0.08, 0.16, 0.18)]
+    assert max(np.abs(twist[0]) for twist in twists) <= 0.1 + 1e-12
+    assert twists[-1][0] == pytest.approx(-0.1)
 
 
 def test_hold_of_a_step_that_the_limits_stretch_is_not_longer_than_hold_max() -> None:
@@ -272,32 +186,30 @@ def test_hold_of_a_step_that_the_limits_stretch_is_not_longer_than_hold_max() ->
     np.testing.assert_allclose(total[0], 0.05 + 0.1 * 0.1, rtol=1e-9)
 
 
-def test_what_a_limit_held_back_is_added_to_the_next_step() -> None:
-    stream = streamer(mode="exact", limits=SpeedLimits(0.1, 1.0), carries_over=True)
+def test_what_a_limit_held_back_is_dropped_with_its_action() -> None:
+    """The policy has seen where the arm was: adding the rest to its answer would count it twice."""
+    stream = streamer(mode="exact", limits=SpeedLimits(0.1, 1.0))
     stream.accept(np.array([[0.03, 0, 0, 0, 0, 0]]), 0.2, 0.0)  # needs 0.3 s
     total = moved(stream, 0.0, [TICK_S] * 10)
     stream.accept(np.array([[0.0, 0.01, 0, 0, 0, 0]]), 0.2, 0.2)
     total += moved(stream, 0.2, [TICK_S] * 30)
-    np.testing.assert_allclose(total[0:2], [0.03, 0.01], rtol=1e-9)
+    np.testing.assert_allclose(total[0:2], [0.02, 0.01], rtol=1e-9)
     assert stream.slowed_steps == 1
 
 
-def test_no_more_is_taken_over_than_full_speed_covers_in_one_step() -> None:
-    stream = streamer(mode="exact", limits=SpeedLimits(0.1, 1.0), carries_over=True)
-    stream.accept(np.array([[0.2, 0, 0, 0, 0, 0]]), 0.2, 0.0)  # needs 2 s
-    moved(stream, 0.0, [TICK_S] * 10)
-    stream.accept(np.zeros((1, 6)), 0.2, 0.2)
-    total = moved(stream, 0.2, [TICK_S] * 100)
-    np.testing.assert_allclose(total[0], 0.1 * 0.2, rtol=1e-9)
-
-
-def test_a_policy_faster_than_the_dataset_takes_nothing_over() -> None:
-    """Else it would drive the arm at twice the speed of the demonstrations."""
-    stream = streamer(carries_over=True)
+def test_a_policy_faster_than_the_dataset_does_not_drive_faster_than_it() -> None:
+    stream = streamer()
     for k in range(6):
         stream.accept(np.array([[0.02, 0, 0, 0, 0, 0]]), 0.2, 0.1 * k)
         total = moved(stream, 0.1 * k, [TICK_S] * 5)
     np.testing.assert_allclose(total[0], 0.01, rtol=1e-9)
+
+
+def test_the_same_answer_twice_at_once_moves_once() -> None:
+    stream = streamer()
+    for _ in range(2):
+        stream.accept(np.array([[0.02, 0, 0, 0, 0, 0]]), 0.2, 0.0)
+    np.testing.assert_allclose(moved(stream, 0.0, [TICK_S] * 30)[0], 0.02, rtol=1e-9)
 
 
 def test_a_pending_chunk_is_forgotten_by_a_stop() -> None:

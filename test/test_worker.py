@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
-from openvla_ros.ros.worker import InferenceWorker
+from openvla_ros.ros.worker import InferenceWorker, Pace
 
 PATIENCE_S = 10.0  # only ever waited for by a test that fails
 
@@ -127,21 +128,67 @@ def test_the_interval_between_beginnings_is_kept(desk: Desk, make: Callable) -> 
     assert desk.started == ["a", "c"]
 
 
-def test_the_average_rate_is_kept_and_one_late_frame_delays_no_later_one(
-    desk: Desk, make: Callable
+def test_the_second_job_after_a_pause_does_not_begin_early(desk: Desk, make: Callable) -> None:
+    """The first step of an instruction is executed whole: its answer is not replaced half-way."""
+    now = [100.0]
+    worker = make(min_interval_s=0.001, clock=lambda: now[0])
+    desk.finish(10)
+    worker.offer("a")
+    assert worker.wait_until_idle(PATIENCE_S)
+    now[0] += 0.0009
+    worker.offer("b")
+    assert not worker.wait_until_idle(0.1), "the clock stands still: it waits"
+    now[0] += 0.0002
+    assert worker.wait_until_idle(PATIENCE_S)
+    assert desk.started == ["a", "b"]
+
+
+# The pace: policy_rate 5.0 -----------------------------------------------------------------------
+
+
+def beginnings(arrivals: list[float], answer_s: float = 0.05) -> np.ndarray:
+    """When jobs begin, if there is always at most one that waits: the newest."""
+    pace, begun, free_s = Pace(0.2), [], 0.0
+    for k, arrival in enumerate(arrivals):
+        start = max(arrival, free_s)
+        start += max(pace.wait_s(start), 0.0)
+        if k + 1 < len(arrivals) and start >= arrivals[k + 1]:
+            continue  # pushed out
+        pace.begin(start)
+        begun.append(start)
+        free_s = start + answer_s
+    return np.array(begun)
+
+
+@pytest.mark.parametrize("answer_s", [0.0, 0.05, 0.15, 0.19])
+@pytest.mark.parametrize("camera_hz", [30.0, 29.97, 15.0, 10.0, 7.0, 5.5, 5.0])
+@pytest.mark.parametrize("jitter_s", [0.0, 0.01])
+def test_jobs_begin_at_the_rate_and_never_closer_than_nine_tenths(
+    answer_s: float, camera_hz: float, jitter_s: float
 ) -> None:
+    rng = np.random.default_rng(7)
+    arrivals = np.arange(600) / camera_hz + rng.uniform(0.0, jitter_s, 600)
+    begun = beginnings(list(arrivals), answer_s)
+    assert np.diff(begun).min() >= 0.18 - 1e-9
+    assert np.diff(begun)[0] >= 0.2 - 1e-9, "the first answer is not followed early"
+    late = begun - begun[0] - 0.2 * np.arange(len(begun))
+    assert late.min() >= -1e-9, "an upper bound, at every moment"
+    assert (len(begun) - 1) / (begun[-1] - begun[0]) == pytest.approx(5.0, rel=0.02)
+
+
+def test_one_late_frame_delays_no_later_one_for_long() -> None:
     """With a fixed interval a frame that was once 50 ms late made all later ones 50 ms late."""
-    now, begun = [0.0], []
-    worker = make(min_interval_s=0.2, clock=lambda: now[0])
-    desk.finish(1000)
-    for k in range(50):
-        now[0] = 0.2 * k + (0.05 if k == 3 else 0.0)
-        worker.offer(k)
-        desk.wait_started(k + 1)  # at once: the clock stands still
-        assert worker.wait_until_idle(PATIENCE_S)
-        begun.append(now[0])
-    assert len(desk.started) == 50
-    assert len(begun) / (begun[-1] - begun[0] + 0.2) <= 5.0 + 1e-9
+    begun = beginnings([0.2 * k + (0.05 if k == 3 else 0.0) for k in range(50)])
+    assert len(begun) == 50
+    assert begun[6:] == pytest.approx(0.2 * np.arange(6, 50))
+    assert np.diff(begun).min() == pytest.approx(0.18)
+
+
+def test_after_a_pause_nothing_is_caught_up_on() -> None:
+    pace = Pace(0.2)
+    pace.begin(0.0)
+    pace.begin(3.0)
+    assert pace.wait_s(3.0) == pytest.approx(0.2)
 
 
 def test_a_job_that_raises_is_reported_and_the_next_one_is_done(

@@ -33,9 +33,6 @@ PACKAGES = (
     ("rosbags", "bags", "no bags, no demo"),
 )
 REQUIRED = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow"}
-# Bytes per weight of the language model's linear layers. nf4: 4 bits and one float32 per 64.
-BYTES_PER_QUANTIZED_WEIGHT = {"nf4": 0.5 + 4 / 64, "bnb_int8": 1.0}
-QUANTIZED_PREFIX = "language_model.model.layers."
 
 
 def software_findings() -> list[Finding]:
@@ -122,25 +119,6 @@ def stored_parameter_count(checkpoint: str) -> int:
         return 0
 
 
-def memory_needed(shapes: dict[str, tuple[int, ...]], full_bytes: int) -> dict[str, float]:
-    """Return bytes of weights per quantisation mode.
-
-    Args:
-        shapes: Key to shape of every tensor.
-        full_bytes: Bytes per weight that is not quantised.
-    """
-    counts = {key: math.prod(shape) for key, shape in shapes.items()}
-    quantized = sum(
-        count
-        for key, count in counts.items()
-        if key.startswith(QUANTIZED_PREFIX) and len(shapes[key]) == 2
-    )
-    total = sum(counts.values())
-    rest = (total - quantized) * full_bytes
-    modes = {mode: rest + size * quantized for mode, size in BYTES_PER_QUANTIZED_WEIGHT.items()}
-    return {"none": float(total * full_bytes), **modes}
-
-
 def _weight_findings(checkpoint: str, folder: Path) -> Iterator[Finding]:
     with needs("Looking at weights"):
         import torch
@@ -152,6 +130,7 @@ def _weight_findings(checkpoint: str, folder: Path) -> Iterator[Finding]:
             verify_keys,
             weight_files,
         )
+        from openvla_ros.model.gpu_memory import memory_needed
         from openvla_ros.model.runtime_choices import (
             available_ram_bytes,
             choose_device,

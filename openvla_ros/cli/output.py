@@ -28,6 +28,7 @@ _EXTRAS = {
     "accelerate": "model",
     "bitsandbytes": "quant",
     "rosbags": "bags",
+    "foxglove": "foxglove",
 }
 _ROS_MODULES = {"rclpy", "std_msgs", "sensor_msgs", "geometry_msgs", "lifecycle_msgs"}
 
@@ -69,7 +70,11 @@ def needs(purpose: str) -> Iterator[None]:
                 f"{purpose} needs {missing}, which is not installed: "
                 f"{how_to_install(missing, _EXTRAS[missing])}."
             ) from error
-        if missing in _ROS_MODULES or error.name in ("openvla_ros.msg", "openvla_ros.srv"):
+        if missing in _ROS_MODULES or error.name in (
+            "openvla_ros.msg",
+            "openvla_ros.srv",
+            "openvla_ros.action",
+        ):
             raise DependencyError(
                 f"{purpose} needs ROS 2 and this package's messages ({error}). Run `make setup` "
                 "and `source scripts/env.bash`, or source the workspace that holds openvla_ros."
@@ -79,7 +84,7 @@ def needs(purpose: str) -> Iterator[None]:
 
 def how_to_install(name: str, extra: str) -> str:
     """Return what brings an optional library of this package; torch is the user's to choose."""
-    command = f"pip install 'openvla_ros[{extra}]'"
+    command = f"pip install '.[{extra}]' in the folder of openvla_ros"
     if name != "torch":
         return command
     return f"first torch as https://pytorch.org/get-started/locally/ says, then {command}"

@@ -16,11 +16,30 @@ def monitor(
     node: Annotated[str, typer.Option(help="Name of the node.")] = "openvla_node",
     twist: Annotated[str, typer.Option(help="Topic of the twist, if it was remapped.")] = "",
     duration: Annotated[float, typer.Option(min=0.0, help="Seconds; 0 runs until Ctrl-C.")] = 0.0,
+    foxglove: Annotated[
+        bool, typer.Option("--foxglove", help="Also serve every topic to Foxglove.")
+    ] = False,
+    host: Annotated[
+        str, typer.Option(help="Foxglove: address to listen on; 0.0.0.0 = every network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Foxglove: TCP port.")] = 8765,
 ) -> None:
     """Show what the node sees, answers and commands, live."""
+    console = Console()
     with needs("monitor"):
         from openvla_ros.ros.monitor import run_monitor
-    if not run_monitor(node, duration or None, Console(), twist):
+    if foxglove:
+        with needs("monitor --foxglove"):
+            from openvla_ros.ros.foxglove_bridge import FoxgloveBridge
+
+    def bridge() -> list[FoxgloveBridge]:
+        if not foxglove:
+            return []
+        made = FoxgloveBridge(host, port)
+        console.print(f"Foxglove: open a connection to ws://{host}:{made.port}", highlight=False)
+        return [made]
+
+    if not run_monitor(node, duration or None, console, twist, bridge):
         raise OpenVLAError(
             f"Nothing was heard from {node}. Is it running, and with the same ROS_DOMAIN_ID and "
             "ROS_AUTOMATIC_DISCOVERY_RANGE as this shell?"

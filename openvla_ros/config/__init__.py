@@ -10,13 +10,16 @@ This file knows no ROS: names are what ROS calls them, values are plain Python.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, cast
 
 from openvla_ros.config.motion import GripperConfig, MotionConfig, ProfileConfig
+from openvla_ros.config.operation import OperationConfig
 from openvla_ros.config.parameter import Parameter
 from openvla_ros.config.policy import ActionConfig, InputConfig, ModelConfig, TimingConfig
+from openvla_ros.config.split import SplitConfig
+from openvla_ros.config.views import ViewConfig
 from openvla_ros.errors import ConfigurationError
 
 _CONCERNS = (
@@ -26,7 +29,10 @@ _CONCERNS = (
     ActionConfig,
     ProfileConfig,
     MotionConfig,
+    OperationConfig,
     GripperConfig,
+    SplitConfig,
+    ViewConfig,
 )
 _Concern = TypeVar("_Concern")
 
@@ -37,23 +43,6 @@ def parameters() -> tuple[Parameter, ...]:
 
 
 PARAMETERS: Mapping[str, Parameter] = {p.name: p for p in parameters()}
-
-#: Parameters of the coming motion stage → the values at which this version behaves the same (empty:
-#: every value). A file may hold them already; any other value asks for a check that is not there
-#: yet, and is refused, so that nobody relies on it.
-COMING: Mapping[str, tuple[Any, ...]] = {
-    "require_controller": (False,),
-    "deadman_required": (False,),
-    "deadman_timeout": (),
-    "output": ("twist",),
-    "ee_frame": (),
-    "delta_frame.translation": ("base",),
-    "delta_frame.rotation": ("base",),
-    "deadband.position": (0.0,),
-    "deadband.rotation": (0.0,),
-    "gripper.backend": ("none",),
-    "on_instruction_change": ("restart",),
-}
 
 
 @dataclass(frozen=True)
@@ -70,7 +59,10 @@ class NodeConfig:
     action: ActionConfig = field(default_factory=ActionConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
+    operation: OperationConfig = field(default_factory=OperationConfig)
     gripper: GripperConfig = field(default_factory=GripperConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> NodeConfig:
@@ -83,7 +75,10 @@ class NodeConfig:
             action=_fill(ActionConfig, values),
             profile=_fill(ProfileConfig, values),
             motion=_fill(MotionConfig, values),
+            operation=_fill(OperationConfig, values),
             gripper=_fill(GripperConfig, values),
+            split=_fill(SplitConfig, values),
+            views=_fill(ViewConfig, values),
         )
         config._check_combinations()
         return config
@@ -100,6 +95,7 @@ class NodeConfig:
                 f"gripper.closed_position ({self.gripper.closed_position} m)."
             )
         self._check_workspace()
+        self._check_ee_pose()
         if bool(self.inputs.image_roi[2]) != bool(self.inputs.image_roi[3]):
             raise ConfigurationError(
                 f"image_roi is {list(self.inputs.image_roi)}: width and height must both be "
@@ -119,6 +115,19 @@ class NodeConfig:
                 "box off."
             )
 
+    def _check_ee_pose(self) -> None:
+        if self.operation.ee_pose_source != "tf":
+            return
+        for name, frame in (
+            ("base_frame", self.motion.base_frame),
+            ("ee_frame", self.operation.ee_frame),
+        ):
+            if not frame:
+                raise ConfigurationError(
+                    f"ee_pose_source is 'tf' and {name} is empty: set base_frame and ee_frame to "
+                    "the two frames, e.g. fr3_link0 and fr3_hand_tcp."
+                )
+
 
 def _fill(concern: type[_Concern], values: Mapping[str, Any]) -> _Concern:
     given = {}
@@ -129,21 +138,15 @@ def _fill(concern: type[_Concern], values: Mapping[str, Any]) -> _Concern:
     return concern(**given)
 
 
-def refuse_unknown(values: Mapping[str, Any]) -> None:
-    """Return when every name is a parameter of the node, or of `COMING` at an allowed value.
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Return when every name is a parameter of the node.
 
     Raises:
         ConfigurationError: Some are not; the text has them all, each with the nearest known name.
     """
     unknown = []
-    for name, value in values.items():
-        if name in COMING and COMING[name] and value not in COMING[name]:
-            allowed = " or ".join(map(repr, COMING[name]))
-            raise ConfigurationError(
-                f"parameter '{name}' is {value!r}, which this version cannot do yet: set it to "
-                f"{allowed}, or leave it out."
-            )
-        if name not in PARAMETERS and name not in COMING:
+    for name in names:
+        if name not in PARAMETERS:
             near = difflib.get_close_matches(name, PARAMETERS, n=1)
             unknown.append(f"'{name}' (did you mean '{near[0]}'?)" if near else f"'{name}'")
     if unknown:

@@ -10,6 +10,14 @@ from typing import Any
 
 from openvla_ros.config.parameter import fixed_field, parameter_field
 
+GRIPPER_BACKENDS = (
+    "none",
+    "gripper_command",
+    "parallel_gripper_command",
+    "franka",
+    "interbotix",
+)
+
 
 @dataclass(frozen=True)
 class MotionConfig:
@@ -275,6 +283,12 @@ class GripperConfig:
         minimum=1,
         maximum=20,
     )
+    invert: bool = parameter_field(
+        "gripper.invert",
+        False,
+        "turns the opening round (1 - opening) before the threshold: for statistics whose "
+        "action_spec.gripper_open and gripper_closed are the wrong way round",
+    )
     open_position: float = parameter_field(
         "gripper.open_position",
         0.08,
@@ -293,4 +307,39 @@ class GripperConfig:
     )
     max_effort: float = parameter_field(
         "gripper.max_effort", 30.0, "force of the grasp", unit="N", minimum=0.1, maximum=200.0
+    )
+    backend: str = fixed_field(
+        "gripper.backend",
+        "none",
+        "who moves the fingers; ~/gripper_cmd is published with every one of them",
+        choices=GRIPPER_BACKENDS,
+    )
+    name: str = fixed_field(
+        "gripper.name", "", "action, node or topic of the gripper; empty = the backend's usual one"
+    )
+    joint: str = fixed_field(
+        "gripper.joint",
+        "",
+        "joint to command; parallel_gripper_command needs it, interbotix takes `gripper` if empty",
+    )
+    half_width: bool = fixed_field(
+        "gripper.half_width",
+        False,
+        "the server counts from the middle to one finger: Franka's ~/gripper_action does",
+    )
+    speed: float = fixed_field(
+        "gripper.speed",
+        0.1,
+        "speed of the fingers (backend franka)",
+        unit="m/s",
+        minimum=0.001,
+        maximum=0.5,
+    )
+    pwm: int = fixed_field(
+        "gripper.pwm",
+        0,
+        "backend interbotix: motor command that opens, and negated closes; 0 = the motor is in "
+        "linear position mode and gets the gap",
+        minimum=0,
+        maximum=885,
     )

@@ -42,6 +42,15 @@ class ModelConfig:
     )
     device: str = fixed_field("device", "auto", "auto, cpu, cuda, cuda:1, ...")
     dtype: str = fixed_field("dtype", "auto", "auto, float32, bfloat16 or float16")
+    min_free_gpu_memory_gib: float = fixed_field(
+        "min_free_gpu_memory_gib",
+        0.0,
+        "configure fails when less GPU memory is free; 0 = the weights in their dtype and "
+        "quantization, and 1 GiB",
+        unit="GiB",
+        minimum=0.0,
+        maximum=1024.0,
+    )
     attn_implementation: str = fixed_field(
         "attn_implementation", "sdpa", "attention of the language model", choices=("sdpa", "eager")
     )
@@ -220,7 +229,8 @@ class ActionConfig:
     gripper_open: float = parameter_field(
         "action_spec.gripper_open",
         0.0,
-        "gripper number that means open; equal to gripper_closed = as published",
+        "gripper number that means open; equal to gripper_closed = as published; gripper.invert "
+        "comes on top",
         minimum=-1000.0,
         maximum=1000.0,
     )

@@ -75,11 +75,13 @@ class MotionStage:
         self._filter = SafetyFilter(_safety_settings(motion))
         self._target = TargetPose(Leash(motion.leash_position, motion.leash_rotation))
         self._twist = np.zeros(6)
+        self._is_steered = False
         self._gripper = GripperLogic(gripper.threshold, gripper.hysteresis, gripper.sticky_steps)
+        self._is_inverted = gripper.invert
 
     @property
     def is_moving(self) -> bool:
-        """True while some displacement is left to execute, or the last twist was not zero."""
+        """True while some displacement is left to execute or to make good, or the arm brakes."""
         return self._streamer.is_moving or self._filter.is_moving
 
     @property
@@ -96,6 +98,7 @@ class MotionStage:
         self._gripper.threshold = gripper.threshold
         self._gripper.hysteresis = gripper.hysteresis
         self._gripper.sticky_steps = gripper.sticky_steps
+        self._is_inverted = gripper.invert
 
     def obstacle(self) -> str:
         """Why no action of this dataset can become motion, in words; "" when it can."""
@@ -152,6 +155,7 @@ class MotionStage:
         assert plan.refusal is Drop.NONE and plan.steps is not None
         assert self.spec.action_hz is not None
         self._streamer.accept(plan.steps, 1.0 / self.spec.action_hz, now_s)
+        self._is_steered = False
         self._filter.resume()
         self._filter.count(Intervention.STEP_CLIP, plan.clipped_steps)
         self._filter.count(Intervention.DEAD_BAND, plan.ignored_steps)
@@ -175,7 +179,28 @@ class MotionStage:
         wanted = self._streamer.sample(now_s)
         self._filter.count(Intervention.SPEED, self._streamer.slowed_steps)
         self._streamer.slowed_steps = 0
-        self._twist = self._filter.apply(wanted, now_s, ee_pose)
+        self._twist = self._filter.apply(wanted, now_s, ee_pose, is_steered=self._is_steered)
+        return self._twist
+
+    def follow(
+        self, twist: np.ndarray, now_s: float, ee_pose: EndEffectorPose | None = None
+    ) -> np.ndarray:
+        """Return the (6,) twist to publish now for one that a person steers (teleoperation).
+
+        It takes the place of `sample` in its tick and passes the same limits: speed, acceleration,
+        workspace. What is left of an action is dropped. Afterwards `sample` brakes to zero, and the
+        next `execute` starts an action again.
+
+        Args:
+            twist: (6,) m/s and rad/s, base axes.
+            now_s: Steady time, seconds.
+            ee_pose: Where the end effector is; without it the arm stops if there is a workspace.
+        """
+        self._streamer.stop()
+        self._is_steered = True
+        if not (self._motion.has_workspace and pose_problem(ee_pose)):
+            self._filter.resume()
+        self._twist = self._filter.apply(twist, now_s, ee_pose, is_steered=True)
         return self._twist
 
     def target(self, now_s: float, ee_pose: EndEffectorPose) -> Pose:
@@ -213,15 +238,21 @@ class MotionStage:
     def reset(self) -> None:
         """Stop, count from zero, and forget the gripper and the target pose."""
         self._streamer.stop()
+        self._is_steered = False
         self._filter.reset()
         self._target.reset()
         self._gripper.reset()
+
+    def _opening(self, value: float) -> float:
+        """How far the gripper shall open, 0 ... 1, for a gripper number; raises `MotionError`."""
+        published = opening(value, self.spec)
+        return 1.0 - published if self._is_inverted else published
 
     def _described(self, actions: np.ndarray, ee_pose: EndEffectorPose | None) -> MotionPlan:
         """The plan of finite actions, as far as the spec describes them."""
         motion = self._motion
         try:
-            grip = opening(float(actions[0, 6]), self.spec)
+            grip = self._opening(float(actions[0, 6]))
         except MotionError:
             grip = math.nan
         lost = self.pose_obstacle(ee_pose)

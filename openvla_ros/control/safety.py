@@ -46,6 +46,16 @@ class SafetyReport:
     current: tuple[Intervention, ...] = ()
     still_s: float = 0.0
 
+    @property
+    def current_words(self) -> str:
+        """Reasons of the last tick, e.g. "speed, workspace"; "" when the twist passed unchanged."""
+        return ", ".join(reason.value for reason in self.current)
+
+    @property
+    def counted_words(self) -> str:
+        """What happened since activation, e.g. "speed 3, workspace 41"; "" when nothing did."""
+        return ", ".join(f"{reason.value} {n}" for reason, n in self.counts.items() if n)
+
 
 @dataclass(frozen=True)
 class SafetySettings:
@@ -96,8 +106,8 @@ class SafetyFilter:
 
     @property
     def is_moving(self) -> bool:
-        """True when the last twist was not zero."""
-        return bool(self._slew.twist.any())
+        """True when the last twist was not zero, or some displacement is owed."""
+        return bool(self._slew.twist.any() or self._slew.owed.any())
 
     def count(self, reason: Intervention, times: int = 1) -> None:
         """Book interventions of an earlier stage."""
@@ -113,7 +123,12 @@ class SafetyFilter:
         )
 
     def apply(
-        self, twist: np.ndarray, now_s: float, ee_pose: EndEffectorPose | None = None
+        self,
+        twist: np.ndarray,
+        now_s: float,
+        ee_pose: EndEffectorPose | None = None,
+        *,
+        is_steered: bool = False,
     ) -> np.ndarray:
         """Return the (6,) twist (m/s, rad/s, base axes) to publish and hold until the next tick.
 
@@ -121,6 +136,8 @@ class SafetyFilter:
             twist: (6,) what the arm shall do.
             now_s: Steady time, seconds.
             ee_pose: Where the end effector is; needed when there is a workspace.
+            is_steered: True for the velocity of a person: what acceleration holds back is not made
+                good later.
         """
         self._current.clear()
         twist = np.asarray(twist, dtype=np.float64)
@@ -131,7 +148,7 @@ class SafetyFilter:
         position = self._position(twist, now_s, ee_pose)
         if self._settings.workspace is not None and position is None:
             twist = np.zeros(6)
-        passed = self._limited(twist, now_s, position)
+        passed = self._limited(twist, now_s, position, is_steered)
         passed = self._faded(passed, now_s)
         self._slew.override(passed)
         if passed.any():
@@ -181,7 +198,9 @@ class SafetyFilter:
         # The pose is a moment old, and the arm has moved on.
         return ee_pose.position + self._slew.twist[0:3] * max(ee_pose.age_s, 0.0)
 
-    def _limited(self, twist: np.ndarray, now_s: float, position: np.ndarray | None) -> np.ndarray:
+    def _limited(
+        self, twist: np.ndarray, now_s: float, position: np.ndarray | None, is_steered: bool
+    ) -> np.ndarray:
         box = self._settings.workspace
         wanted, was_fast = self._settings.speed.capped(twist)
         blocked = None
@@ -191,7 +210,8 @@ class SafetyFilter:
                 self._note(Intervention.WORKSPACE)
             # What is still owed may point out of the box too.
             blocked = np.any([*at_edge, box.outward(self._slew.owed, position, box.margin_m)], 0)
-        passed, was_abrupt = self._slew.follow(wanted, now_s, blocked)
+        limited = self._slew.steer if is_steered else self._slew.follow
+        passed, was_abrupt = limited(wanted, now_s, blocked)
         passed, is_fast = self._settings.speed.capped(passed)
         if box is not None and position is not None:
             passed = np.where(box.outward(passed, position, 0.0), 0.0, passed)

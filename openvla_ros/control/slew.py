@@ -84,15 +84,22 @@ class SlewLimiter:
             self.owed, wanted = np.where(blocked, 0.0, self.owed), np.where(blocked, 0.0, wanted)
         self._wanted = wanted
         left = self.owed + wanted * self.tick_s
-        aim = self._aim(left, wanted)
-        change = aim - self.twist
-        needed_s = self.acceleration.ramp_time_s(change)
-        # A late tick does not buy a larger step: the twist that is due now holds a normal tick.
-        allowed_s = min(elapsed_s, self.tick_s)
-        is_limited = needed_s > allowed_s * (1.0 + 1e-9)
-        self.twist = self.twist + change * (allowed_s / needed_s) if is_limited else aim
+        is_limited = self._approach(self._aim(left, wanted), elapsed_s)
         if not is_limited and self.acceleration.ramp_time_s(left) < _AT_REST_S2:
             self.twist, self.owed = np.zeros(6), np.zeros(6)
+        return self.twist, is_limited
+
+    def steer(
+        self, wanted: np.ndarray, now_s: float, blocked: np.ndarray | None = None
+    ) -> tuple[np.ndarray, bool]:
+        """Return what `follow` returns, for a velocity that somebody steers by eye.
+
+        Nothing is owed: the arm rests where braking ends, and does not come back from there.
+        """
+        elapsed_s = self._elapsed_s(now_s)
+        aim = wanted if blocked is None else np.where(blocked, 0.0, wanted)
+        is_limited = self._approach(aim, elapsed_s)
+        self._wanted, self.owed = self.twist, np.zeros(6)
         return self.twist, is_limited
 
     def override(self, twist: np.ndarray) -> None:
@@ -102,6 +109,16 @@ class SlewLimiter:
     def forget(self) -> None:
         """Zero at once, and nothing owed."""
         self.twist, self.owed, self._wanted = np.zeros(6), np.zeros(6), np.zeros(6)
+
+    def _approach(self, aim: np.ndarray, elapsed_s: float) -> bool:
+        """Change the twist towards `aim`; True when acceleration held it back."""
+        change = aim - self.twist
+        needed_s = self.acceleration.ramp_time_s(change)
+        # A late tick does not buy a larger step: the twist that is due now holds a normal tick.
+        allowed_s = min(elapsed_s, self.tick_s)
+        is_limited = needed_s > allowed_s * (1.0 + 1e-9)
+        self.twist = self.twist + change * (allowed_s / needed_s) if is_limited else aim
+        return is_limited
 
     def _aim(self, left: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """The fastest twist from which the arm can stop within the displacement `left`.

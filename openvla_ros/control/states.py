@@ -44,6 +44,8 @@ class Reason(IntEnum):
     MOTION_UNKNOWN = 18
     MODEL_HANG = 19
     BAD_PARAMETER = 20
+    TELEOPERATION = 21
+    BAD_INSTRUCTION = 22
 
 
 class Drop(IntEnum):

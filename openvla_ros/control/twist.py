@@ -5,6 +5,7 @@ The one place where a displacement per step becomes a velocity.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -13,6 +14,8 @@ import numpy as np
 from openvla_ros.control.slew import SpeedLimits
 
 _PERIOD_SAMPLES = 5  # the median of five forgets two outliers
+_CARRIED_TICKS = 2.0
+_ARRIVED = 1e-9  # a remainder of 1 nm and 1 nrad is rounding
 
 
 @dataclass(frozen=True)
@@ -36,27 +39,57 @@ class StreamSettings:
     limits: SpeedLimits = field(default_factory=SpeedLimits)
 
 
+class _Path:
+    """Where a chunk shall be at which time: straight from the end of one step to the next."""
+
+    def __init__(self, steps: np.ndarray, durations_s: list[float]) -> None:
+        self._times = [0.0, *np.cumsum(durations_s).tolist()]
+        self._points = np.vstack([np.zeros(6), np.cumsum(steps, axis=0)])
+
+    @property
+    def duration_s(self) -> float:
+        """Time at which the path ends."""
+        return self._times[-1]
+
+    def at(self, time_s: float) -> np.ndarray:
+        """(6,) displacement since the start, metres and radians."""
+        if time_s >= self._times[-1]:
+            return self._points[-1]
+        k = bisect_right(self._times, time_s)
+        share = (time_s - self._times[k - 1]) / (self._times[k] - self._times[k - 1])
+        return self._points[k - 1] + share * (self._points[k] - self._points[k - 1])
+
+
 class TwistStreamer:
     """Spends a chunk of K >= 1 displacements as a stream of twists.
 
     Invariant, for the twist held constant between ticks: per chunk the integral of the twist never
-    exceeds the sum of its displacements ("hold": the last step times 1 + hold_max / its time). A new
-    chunk begins with the next tick; what is left of the old one is dropped, because the policy has
-    seen where the arm was when it asked for the new one.
+    exceeds the sum of its displacements ("hold": the last step times 1 + hold_max / its time). A
+    new chunk begins with the next tick; what is left of the old one is dropped, because the policy
+    has seen where the arm was when it asked for the new one. Only the end of a chunk, at most two
+    ticks, is carried over into the first step of the next: answers never keep step with the ticks,
+    and each would lose a tenth of a step at 5 Hz.
+
+    Every twist aims at the point of the path that is due at the next tick, from the point that the
+    twists until now have reached: a chunk loses neither displacement nor time to the grid of ticks.
 
     Attributes:
-        settings: May be replaced at any time.
+        settings: May be replaced at any time; a chunk keeps the times that it has begun with.
         slowed_steps: Steps that took longer because of the speed limits.
+        carried: (6,) m and rad: what the running chunk took over from the one before.
     """
 
     def __init__(self, settings: StreamSettings) -> None:
         self.settings = settings
         self.slowed_steps = 0
+        self.carried = np.zeros(6)
         self._accepted: tuple[np.ndarray, float] | None = None  # begins with the next tick
-        self._steps: deque[np.ndarray] = deque()  # (6,) each; the first one is being executed
-        self._step_s = 1.0  # time one step takes, before the speed limits
-        self._spent = 0.0  # fraction of the first step that is already executed
-        self._speed = 0.0  # fraction of the first step per second, as published last
+        self._path: _Path | None = None  # of the chunk that is being executed
+        self._own_s = 0.0  # time at which its own steps end, and mode "hold" begins to hold
+        self._time_s = 0.0  # on the path; slower than the clock while the twist fades
+        self._reached = np.zeros(6)  # integral of the twists of this chunk
+        self._twist = np.zeros(6)  # as published last
+        self._pace = 1.0  # share of the full speed with which it was published
         self._last_tick_s: float | None = None
         self._last_accept_s: float | None = None
         self._periods: deque[float] = deque(maxlen=_PERIOD_SAMPLES)
@@ -65,7 +98,7 @@ class TwistStreamer:
     @property
     def is_moving(self) -> bool:
         """True while some displacement is left to execute."""
-        return bool(self._steps) or self._accepted is not None
+        return self._path is not None or self._accepted is not None
 
     @property
     def period_s(self) -> float | None:
@@ -91,16 +124,15 @@ class TwistStreamer:
         self._advance(now_s)
         if self._accepted is not None:
             self._begin(*self._accepted)
-        if not self._steps:
-            return np.zeros(6)
-        step = self._steps[0]
-        duration_s = self._duration_s(step)
-        left = max(self._budget() - self._spent, 0.0)
-        self._speed = min(1.0 / duration_s, left / self.settings.tick_s) * self._fading(now_s)
-        if self._speed <= 0.0:
+        self._pace = self._fading(now_s)
+        if self._path is None or self._pace <= 0.0:
             self._clear()
             return np.zeros(6)
-        return step * self._speed
+        due = self._path.at(self._time_s + self.settings.tick_s)
+        # A late tick may have cut a corner; the way back to the path is not faster than the limits.
+        full, _ = self.settings.limits.capped((due - self._reached) / self.settings.tick_s)
+        self._twist = full * self._pace
+        return self._twist
 
     def fade(self, now_s: float) -> None:
         """Ramp to zero within `decay_s`, and forget the rest of the chunk."""
@@ -118,53 +150,58 @@ class TwistStreamer:
         self._last_tick_s = None
         self._periods.clear()
 
-    def _begin(self, chunk: np.ndarray, step_s: float) -> None:
+    def _begin(self, steps: np.ndarray, step_s: float) -> None:
+        self.carried = self._rest()
         self._clear()
         self._accepted = None
-        self._steps, self._step_s = deque(chunk), step_s
-        if self.settings.mode == "stretch" and self.period_s is not None:
-            self._step_s = max(step_s, self.period_s / len(chunk))
-        shortest_s = map(self.settings.limits.shortest_time_s, chunk)
-        self.slowed_steps += sum(s > self._step_s * (1.0 + 1e-9) for s in shortest_s)
+        settings, held = self.settings, steps[-1].copy()
+        if settings.mode == "stretch" and self.period_s is not None:
+            step_s = max(step_s, self.period_s / len(steps))
+        steps[0] += self.carried
+        durations_s = [max(step_s, settings.limits.shortest_time_s(step)) for step in steps]
+        self.slowed_steps += sum(d > step_s * (1.0 + 1e-9) for d in durations_s)
+        self._own_s = sum(durations_s)
+        if settings.mode == "hold" and settings.hold_max_s > 0.0:
+            held_s = max(step_s, settings.limits.shortest_time_s(held))
+            steps = np.vstack([steps, held * (settings.hold_max_s / held_s)])
+            durations_s = [*durations_s, settings.hold_max_s]
+        self._path = _Path(steps, durations_s)
+
+    def _rest(self) -> np.ndarray:
+        """(6,) what is left of the steps of the running chunk when only its end is left."""
+        left_s = self._own_s - self._time_s
+        is_held = left_s <= 0.0 and self.settings.mode == "hold"
+        if self._path is None or self._fade_start_s is not None or is_held:
+            return np.zeros(6)
+        if left_s > _CARRIED_TICKS * self.settings.tick_s * (1.0 + 1e-6):
+            return np.zeros(6)
+        return self._path.at(self._own_s) - self._reached
 
     def _clear(self) -> None:
-        self._steps.clear()
-        self._spent, self._speed, self._fade_start_s = 0.0, 0.0, None
+        self._path, self._fade_start_s = None, None
+        self._time_s, self._reached, self._twist = 0.0, np.zeros(6), np.zeros(6)
 
     def _advance(self, now_s: float) -> None:
-        """Book what the published twist has moved since the last tick, and go to the next step."""
+        """Book what the published twist has moved since the last tick."""
         elapsed_s = 0.0 if self._last_tick_s is None else max(now_s - self._last_tick_s, 0.0)
         self._last_tick_s = now_s
-        self._spent += self._speed * elapsed_s
-        while self._steps and self._step_is_over():
-            step, left = self._steps.popleft(), 1.0 - self._spent
-            if self._steps and left > 0.0:
-                # Less than a tick of this step is left. It rides along with the next one, so that a
-                # chunk loses neither displacement nor time to the grid of ticks.
-                self._steps[0] = self._steps[0] + left * step
-            self._spent = 0.0
-        if not self._steps:
+        if self._path is None:
+            self._fade_start_s = None
+            return
+        self._reached = self._reached + self._twist * elapsed_s
+        self._time_s += self._pace * elapsed_s
+        if self._time_s >= self._path.duration_s and self._is_arrived():
             self._clear()
 
-    def _step_is_over(self) -> bool:
-        left = self._budget() - self._spent
-        if len(self._steps) > 1:
-            return left * self._step_s < self.settings.tick_s * (1.0 - 1e-6)
-        return left <= 1e-9
-
-    def _budget(self) -> float:
-        """How often the first step may be executed: 1, or more while its velocity is held."""
-        if self.settings.mode == "hold" and len(self._steps) == 1:
-            return 1.0 + self.settings.hold_max_s / self._duration_s(self._steps[0])
-        return 1.0
-
-    def _duration_s(self, step: np.ndarray) -> float:
-        """Time that one step takes: longer than wanted where the speed limits ask for it."""
-        return max(self._step_s, self.settings.limits.shortest_time_s(step))
+    def _is_arrived(self) -> bool:
+        assert self._path is not None
+        left = self._path.at(self._time_s) - self._reached
+        # A late tick may have carried the arm past the end: it does not come back from there.
+        return float(np.abs(left).max()) <= _ARRIVED or float(left @ self._twist) <= 0.0
 
     def _fading(self, now_s: float) -> float:
         if self._fade_start_s is None:
             return 1.0
         if self.settings.decay_s <= 0.0:
             return 0.0
-        return max(1.0 - (now_s - self._fade_start_s) / self.settings.decay_s, 0.0)
+        return min(max(1.0 - (now_s - self._fade_start_s) / self.settings.decay_s, 0.0), 1.0)

@@ -187,6 +187,6 @@ def _import_rosbag2() -> Any:
         from rosbags import rosbag2
     except ImportError as error:
         raise DependencyError(
-            "Reading and writing bags needs rosbags: pip install 'openvla_ros[bags]'."
+            "Reading and writing bags needs rosbags: pip install rosbags."
         ) from error
     return rosbag2

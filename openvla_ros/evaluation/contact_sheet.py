@@ -1,7 +1,6 @@
 """One picture of many frames, each with the action the policy answered to it.
 
-Drawn with Pillow alone. Arrows are in robot base axes seen from above (x forward is up, y left is
-left): without a camera calibration nothing can be said about directions in the image itself.
+Drawn with Pillow alone; what the arrows mean is said in drawing.py.
 """
 
 from __future__ import annotations
@@ -11,27 +10,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from openvla_ros.errors import ImageError
+from openvla_ros.evaluation.drawing import (
+    BAD,
+    CARD,
+    FAINT,
+    GOOD,
+    INK,
+    LINE,
+    MOVE,
+    PAPER,
+    draw_compass,
+    draw_height_bar,
+    fit,
+    font,
+    wrap,
+)
 
 CELL_WIDTH = 360
 PICTURE_HEIGHT = 270
 PANEL_HEIGHT = 150
 GAP = 14
 TITLE_HEIGHT = 64
-# A full-length arrow. BridgeData's 99 % quantiles are 28 to 42 mm per axis and step.
-FULL_SCALE_M = 0.04
-
-PAPER = (247, 247, 244)
-CARD = (255, 255, 255)
-INK = (32, 36, 44)
-FAINT = (140, 146, 156)
-LINE = (216, 218, 222)
-MOVE = (30, 110, 200)
-VERTICAL = (218, 120, 20)
-GOOD = (24, 128, 72)
-BAD = (196, 40, 40)
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ def draw_contact_sheet(
     height = TITLE_HEIGHT + rows * (card_height + GAP) + GAP
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((GAP, 12), _fit(draw, title, 22, width - 2 * GAP), INK, font=_font(22))
-    draw.text((GAP, 42), _fit(draw, subtitle, 13, width - 2 * GAP), FAINT, font=_font(13))
+    draw.text((GAP, 12), fit(draw, title, 22, width - 2 * GAP), INK, font=font(22))
+    draw.text((GAP, 42), fit(draw, subtitle, 13, width - 2 * GAP), FAINT, font=font(13))
     for index, step in enumerate(steps):
         row, column = divmod(index, columns)
         corner = (
@@ -99,95 +101,39 @@ def _draw_card(step: SheetStep) -> Image.Image:
     card = Image.new("RGB", (CELL_WIDTH, PICTURE_HEIGHT + PANEL_HEIGHT), CARD)
     card.paste(_letterboxed(step.image), (0, 0))
     draw = ImageDraw.Draw(card, "RGBA")
-    lines = _wrap(draw, f"“{step.instruction}”", 15, CELL_WIDTH - 16, 2)
+    lines = wrap(draw, f"“{step.instruction}”", 15, CELL_WIDTH - 16, 2)
     bar_height = 8 + 20 * len(lines)
     draw.rectangle((0, 0, CELL_WIDTH, bar_height), fill=(0, 0, 0, 165))
     for number, line in enumerate(lines):
-        draw.text((8, 4 + 20 * number), line, (255, 255, 255), font=_font(15))
-    _draw_compass(draw, step.delta_position_m, (66, PICTURE_HEIGHT + 72), 46)
-    _draw_height_bar(draw, step.delta_position_m[2], (142, PICTURE_HEIGHT + 26), 92)
+        draw.text((8, 4 + 20 * number), line, (255, 255, 255), font=font(15))
+    draw_compass(draw, step.delta_position_m, (66, PICTURE_HEIGHT + 72), 46)
+    draw_height_bar(draw, step.delta_position_m[2], (142, PICTURE_HEIGHT + 26), 92)
     _draw_numbers(draw, step, 176, PICTURE_HEIGHT + 10)
     draw.rectangle((0, 0, CELL_WIDTH - 1, PICTURE_HEIGHT + PANEL_HEIGHT - 1), outline=LINE)
     return card
 
 
-def _draw_compass(
-    draw: ImageDraw.ImageDraw, delta: np.ndarray, centre: tuple[int, int], radius: int
-) -> None:
-    x0, y0 = centre
-    draw.ellipse((x0 - radius, y0 - radius, x0 + radius, y0 + radius), outline=LINE, width=2)
-    draw.line((x0, y0 - radius, x0, y0 + radius), fill=LINE)
-    draw.line((x0 - radius, y0, x0 + radius, y0), fill=LINE)
-    draw.text((x0, y0 - radius - 9), "+x forward", FAINT, font=_font(11), anchor="mm")
-    draw.text((x0 - radius - 3, y0 - 8), "+y", FAINT, font=_font(11), anchor="rm")
-    scale = f"dx dy, ring {1000 * FULL_SCALE_M:.0f} mm"
-    draw.text((x0, y0 + radius + 12), scale, FAINT, font=_font(11), anchor="mm")
-    if not np.isfinite(delta[:2]).all():
-        draw.text((x0, y0), "unknown", BAD, font=_font(12), anchor="mm")
-        return
-    # Base x is up in the drawing, base y is left.
-    tip = np.array([-delta[1], -delta[0]]) / FULL_SCALE_M * radius
-    length = float(np.linalg.norm(tip))
-    tip *= min(1.0, 1.15 * radius / max(length, 1e-9))
-    _arrow(draw, (x0, y0), (x0 + tip[0], y0 + tip[1]), MOVE)
-
-
-def _arrow(
-    draw: ImageDraw.ImageDraw,
-    tail: tuple[float, float],
-    tip: tuple[float, float],
-    colour: tuple[int, int, int],
-) -> None:
-    direction = np.subtract(tip, tail)
-    length = float(np.linalg.norm(direction))
-    if length < 2.0:
-        draw.ellipse((tail[0] - 3, tail[1] - 3, tail[0] + 3, tail[1] + 3), fill=colour)
-        return
-    along = direction / length
-    across = np.array([-along[1], along[0]])
-    head = min(11.0, length)
-    neck = np.asarray(tip) - head * along
-    draw.line((*tail, *neck), fill=colour, width=4)
-    corners = [np.asarray(tip), neck + 0.55 * head * across, neck - 0.55 * head * across]
-    draw.polygon([tuple(map(float, corner)) for corner in corners], fill=colour)
-
-
-def _draw_height_bar(
-    draw: ImageDraw.ImageDraw, delta_z: float, corner: tuple[int, int], height: int
-) -> None:
-    x, y = corner
-    middle = y + height / 2
-    draw.rectangle((x, y, x + 14, y + height), outline=LINE, width=2)
-    draw.line((x - 4, middle, x + 18, middle), fill=FAINT)
-    draw.text((x + 7, y - 9), "+z up", FAINT, font=_font(11), anchor="mm")
-    draw.text((x + 7, y + height + 8), "dz", FAINT, font=_font(11), anchor="mm")
-    if math.isfinite(delta_z):
-        reach = float(np.clip(delta_z / FULL_SCALE_M, -1, 1)) * (height / 2 - 2)
-        top, bottom = sorted((middle - reach, middle))
-        draw.rectangle((x + 3, top, x + 11, bottom), fill=VERTICAL)
-
-
 def _draw_numbers(draw: ImageDraw.ImageDraw, step: SheetStep, x: int, y: int) -> None:
     millimetres, degrees = step.delta_position_m * 1000, np.degrees(step.delta_rotation_rad)
     for text in (_signed("d", millimetres, "mm"), _signed("r", degrees, "°")):
-        draw.text((x, y), text, INK, font=_font(11))  # at 12 the widest row leaves the card
+        draw.text((x, y), text, INK, font=font(11))  # at 12 the widest row leaves the card
         y += 21
-    draw.text((x, y), "gripper", INK, font=_font(13))
+    draw.text((x, y), "gripper", INK, font=font(13))
     known = math.isfinite(step.gripper)
     opening = float(np.clip(step.gripper, 0, 1)) if known else 0.0
     draw.rectangle((x + 54, y + 3, x + 120, y + 14), outline=FAINT)
     if opening > 0:
         draw.rectangle((x + 55, y + 4, x + 55 + round(64 * opening), y + 13), fill=MOVE)
     word = "unknown" if not known else "open" if opening >= 0.5 else "closed"
-    draw.text((x + 126, y), word, INK, font=_font(12))
+    draw.text((x + 126, y), word, INK, font=font(12))
     y += 23
     validity = ("valid tokens", GOOD) if step.is_valid else ("INVALID TOKENS", BAD)
-    draw.text((x, y), validity[0], validity[1], font=_font(13))
+    draw.text((x, y), validity[0], validity[1], font=font(13))
     y += 21
     colour = GOOD if step.verdict == "executed" else BAD
-    draw.text((x, y), _fit(draw, step.verdict, 12, CELL_WIDTH - x - 6), colour, font=_font(12))
+    draw.text((x, y), fit(draw, step.verdict, 12, CELL_WIDTH - x - 6), colour, font=font(12))
     y += 22
-    draw.text((x, y), _fit(draw, step.caption, 11, CELL_WIDTH - x - 6), FAINT, font=_font(11))
+    draw.text((x, y), fit(draw, step.caption, 11, CELL_WIDTH - x - 6), FAINT, font=font(11))
 
 
 def _letterboxed(image: np.ndarray) -> Image.Image:
@@ -207,28 +153,3 @@ def _signed(letter: str, values: np.ndarray, unit: str) -> str:
         return f"{letter}x {letter}y {letter}z  unknown"
     numbers = (f"{letter}{axis} {value:+.1f}" for axis, value in zip("xyz", values, strict=True))
     return f"{'  '.join(numbers)} {unit}"
-
-
-def _wrap(draw: ImageDraw.ImageDraw, text: str, size: int, width: int, max_lines: int) -> list[str]:
-    lines: list[str] = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if draw.textlength(longer, font=_font(size)) <= width or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    if len(lines) > max_lines:
-        lines = [*lines[: max_lines - 1], " ".join(lines[max_lines - 1 :])]
-    return [_fit(draw, line, size, width) for line in lines]
-
-
-def _fit(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
-    if draw.textlength(text, font=_font(size)) <= width:
-        return text
-    while text and draw.textlength(text + "…", font=_font(size)) > width:
-        text = text[:-1]
-    return text + "…"
-
-
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)

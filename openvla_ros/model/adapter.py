@@ -41,7 +41,7 @@ def load_adapter(
         from peft import LoraConfig, PeftModel, get_peft_model_state_dict
         from peft.utils import set_peft_model_state_dict
     except ImportError as error:
-        raise DependencyError("An adapter needs peft: pip install 'openvla_ros[model]'") from error
+        raise DependencyError("An adapter needs peft: pip install peft") from error
     tensors = _read_tensors(adapter_dir)
     _refuse_other_kinds(adapter_dir)
     try:

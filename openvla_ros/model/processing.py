@@ -70,11 +70,15 @@ class TowerTransform:
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Return (3, h, w) float32, normalised."""
-        resized = image.resize(self._target_size(image.size), self.interpolation)
-        pixels = np.asarray(_center_crop(resized, self.crop), np.float32).transpose(2, 0, 1)
+        pixels = np.asarray(self.resized(image), np.float32).transpose(2, 0, 1)
         mean = np.asarray(self.mean, np.float32)[:, None, None]
         std = np.asarray(self.std, np.float32)[:, None, None]
         return (pixels / np.float32(255) - mean) / std
+
+    def resized(self, image: Image.Image) -> Image.Image:
+        """Return the image in the size of the network, before normalisation."""
+        resized = image.resize(self._target_size(image.size), self.interpolation)
+        return _center_crop(resized, self.crop)
 
     def _target_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return (width, height) after the resize."""
@@ -166,11 +170,22 @@ class ImageProcessor:
             rgb = Image.fromarray(self.options.apply(np.asarray(rgb)))
         return rgb
 
+    def view(self, image: np.ndarray | Image.Image) -> np.ndarray:
+        """Return what the first tower sees, (h, w, 3) uint8 RGB: its pixels before normalisation.
+
+        Raises:
+            ImageError: Not an RGB image of 8 bits.
+        """
+        return np.asarray(self.towers[0].resized(self._padded(self.prepare(image))))
+
     def tower_pixels(self, image: Image.Image) -> list[np.ndarray]:
         """Return the normalised pixels of each tower, (3, h, w) float32."""
-        if self.letterbox_fill is not None:
-            image = _pad_to_square(image, self.letterbox_fill)
+        image = self._padded(image)
         return [tower(image) for tower in self.towers]
+
+    def _padded(self, image: Image.Image) -> Image.Image:
+        fill = self.letterbox_fill
+        return image if fill is None else _pad_to_square(image, fill)
 
 
 @dataclass(frozen=True)

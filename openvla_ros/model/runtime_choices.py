@@ -127,7 +127,7 @@ def quantization_config(quantization: str, compute_dtype: torch.dtype) -> Any | 
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise DependencyError(
-            f"quantization {quantization!r} needs bitsandbytes: pip install 'openvla_ros[quant]', "
+            f"quantization {quantization!r} needs bitsandbytes: pip install bitsandbytes, "
             "or choose quantization none."
         ) from error
     from transformers import BitsAndBytesConfig

@@ -63,6 +63,11 @@ class ChildProcesses:
         )
         self._children.append(_Child(name, process, log_path, log))
 
+    @property
+    def processes(self) -> list[subprocess.Popen[bytes]]:
+        """The processes in the order in which they were started."""
+        return [child.process for child in self._children]
+
     def check(self) -> None:
         """Return when every process is alive.
 

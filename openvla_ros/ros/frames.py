@@ -9,11 +9,12 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from openvla_ros.control.motion import MotionPlan
+from openvla_ros.control.pose import EndEffectorPose, Pose
 from openvla_ros.control.states import Drop
 from openvla_ros.types import Prediction
 
@@ -59,15 +60,43 @@ class Answer:
 
 @dataclass(frozen=True)
 class Tick:
-    """What is published at one tick: (6,) twist in m/s and rad/s, and a gripper opening or None."""
+    """What is published at one tick.
+
+    Attributes:
+        twist: (6,) m/s and rad/s, base axes.
+        gripper_opening: 0 closed ... 1 open; None = nothing new.
+        target: Pose that the end effector shall have; None unless the output is `pose`.
+    """
 
     twist: np.ndarray
     gripper_opening: float | None = None
+    target: Pose | None = None
 
     @classmethod
     def zero(cls) -> Tick:
         """A tick that stops the arm and leaves the gripper alone."""
         return cls(np.zeros(6))
+
+
+class PoseSource(Protocol):
+    """Measures the end effector."""
+
+    @property
+    def problem(self) -> str:
+        """Why the last `read` returned None, in words; "" when it did not."""
+
+    def read(self) -> EndEffectorPose | None:
+        """Return the newest pose, in base_frame, with its age; None when there is no usable one."""
+
+
+class UnknownPose:
+    """The source of a node that was not told where to look."""
+
+    problem = "the pose of the end effector is not known"
+
+    def read(self) -> EndEffectorPose | None:
+        """Return None."""
+        return None
 
 
 @dataclass(frozen=True)

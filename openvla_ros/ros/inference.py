@@ -58,6 +58,17 @@ class Predictor:
             inference_ms=(self._steady_s() - decoded_s) * 1000.0,
         )
 
+    def view(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+        """Return the picture of a frame, and what the network gets of it.
+
+        Both are (H, W, 3) uint8 RGB. For people: any thread may ask.
+
+        Raises:
+            ImageError: The message cannot be decoded, or `image_roi` does not fit it.
+        """
+        picture = self._decode(frame.message)
+        return picture, self._policy.view(crop(picture, self._roi))
+
     def _ask(self, frame: Frame, image: np.ndarray) -> Prediction:
         observation = Observation(
             images={PRIMARY: image}, instruction=frame.instruction, stamp_ns=frame.stamp_ns
@@ -91,6 +102,18 @@ def gpu_memory_bytes() -> tuple[int, int]:
         return 0, 0
     free, total = cuda.mem_get_info()
     return total - free, total
+
+
+def memory_hint(used: int, total: int) -> str:
+    """Return what to do about too little memory, with the numbers in bytes; total 0 = no GPU."""
+    hint = "a smaller `quantization` needs less memory"
+    if not total:
+        return hint
+    gib = 2.0**30
+    return (
+        f"{used / gib:.1f} of {total / gib:.1f} GiB of the GPU are used, "
+        f"{(total - used) / gib:.1f} GiB are free; {hint}"
+    )
 
 
 def _cuda_in_use() -> Any | None:

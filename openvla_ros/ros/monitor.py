@@ -143,13 +143,26 @@ def spinning(*nodes: Node) -> Iterator[None]:
 
 
 def run_monitor(
-    node_name: str, duration_s: float | None, console: Console, twist_topic: str = ""
+    node_name: str,
+    duration_s: float | None,
+    console: Console,
+    twist_topic: str = "",
+    beside: Callable[[], Sequence[Node]] = tuple,
 ) -> bool:
-    """Show a running node until `duration_s` is over or Ctrl-C; return whether anything arrived."""
+    """Show a running node until `duration_s` is over or Ctrl-C; return whether anything arrived.
+
+    Args:
+        node_name: The node.
+        duration_s: Seconds; None = until Ctrl-C.
+        console: Where to draw.
+        twist_topic: Where the node's twist goes, when that was remapped.
+        beside: Makes other nodes, which run as long.
+    """
     rclpy.init()
     try:
+        others = beside()
         monitor = MonitorNode(node_name, twist_topic)
-        with spinning(monitor), suppress(KeyboardInterrupt):
+        with spinning(monitor, *others), suppress(KeyboardInterrupt):
             show(monitor, console, duration_s, f"{node_name}  (Ctrl-C ends)")
         return any(monitor.state.counts.values())
     finally:

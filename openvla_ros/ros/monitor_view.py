@@ -106,8 +106,8 @@ class MonitorState:
     def plain_line(self, now_s: float) -> str:
         """Return everything that changes as one line, for terminals that cannot be redrawn."""
         texts = {row.label: row.text for row in self.rows(now_s)}
-        labels = ("state", "image age", "latency", "tokens", "action", "twist", "gripper command")
-        parts = [f"{label} {texts[label]}" for label in labels]
+        labels = ("state", "image age", "latency", "tokens", "action", "result", "twist")
+        parts = [f"{label} {texts[label]}" for label in (*labels, "gripper command")]
         return " | ".join([*parts, f"pose {texts['integrated pose']}", texts["rates"]])
 
     def _status_rows(self, now_s: float) -> list[Row]:
@@ -125,6 +125,7 @@ class MonitorState:
         return [
             Row("state", text + (_silence(age) if stale else ""), "warn" if stale else level),
             Row("instruction", status.instruction or f"{DASH} none", "ok"),
+            Row("limited by", status.interventions or f"{DASH} nothing", "ok"),
             Row("image age", image_age, "warn" if reason == "STALE_IMAGE" else "ok"),
         ]
 

@@ -15,32 +15,36 @@ from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
-from rclpy.clock import Clock, ClockType, JumpThreshold
-from rclpy.duration import Duration
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
-from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import String
 
 from openvla_ros.config import NodeConfig
 from openvla_ros.config.policy import ModelConfig
 from openvla_ros.control.states import Reason, State
 from openvla_ros.control.supervisor import Verdict
-from openvla_ros.errors import ConfigurationError, InstructionError, OpenVLAError
+from openvla_ros.errors import ConfigurationError, OpenVLAError
 from openvla_ros.messages import check_instruction
 from openvla_ros.mock_policy import MockPolicy
-from openvla_ros.ros import qos
-from openvla_ros.ros.decoding import choose_decoder
-from openvla_ros.ros.frames import Clocks, Tick
+from openvla_ros.ros.controller_watch import ControllerWatch
+from openvla_ros.ros.debug_views import DebugViews
+from openvla_ros.ros.diagnostics import Diagnostics
+from openvla_ros.ros.ee_pose import EndEffector
+from openvla_ros.ros.frames import Clocks
+from openvla_ros.ros.gripper_connection import GripperConnection
 from openvla_ros.ros.guards import (
     guarded_callback,
     guarded_transition,
     refuse_wrong_transitions,
 )
 from openvla_ros.ros.inference import empty_gpu_cache, is_out_of_memory
+from openvla_ros.ros.inputs import Inputs
+from openvla_ros.ros.instruction_action import InstructionAction
+from openvla_ros.ros.opening import open_session
+from openvla_ros.ros.operator_inputs import OperatorInputs
 from openvla_ros.ros.parameters import changed_config, declare_parameters, read_config
-from openvla_ros.ros.policies import latency_warning, load_policy, measure_latency_s
+from openvla_ros.ros.policies import load_policy
 from openvla_ros.ros.process import run
 from openvla_ros.ros.publishers import Publishers
 from openvla_ros.ros.services import OperatorServices
@@ -87,60 +91,58 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         self._session: Session | None = None
         self._stopping = threading.Lock()
         self._config = NodeConfig()
+        self._ready = Verdict(State.READY)
         self._resting = Verdict(State.UNCONFIGURED)  # what the status says while inactive
-        self._instruction = ""
         declare_parameters(self)
         self._out = Publishers(self, lambda: self._config)
-        OperatorServices(self, lambda: self._session, self._slow_services)
-        self._create_timers_and_inputs()
+        self._inputs = Inputs(self, lambda: self._session, self._announce)
+        self._create_timers()
+        self._attach()
         try:
-            self._instruction = check_instruction(self.get_parameter("instruction").value)
+            self._inputs.instruction = check_instruction(self.get_parameter("instruction").value)
             self._config = read_config(self)
         except OpenVLAError as error:  # configure will say it again, and fail
             self.get_logger().error(str(error))
         self.add_on_set_parameters_callback(self._on_parameters)
-        self._out.instruction(self._instruction)
-        self._publish_status()
+        self._announce(self._inputs.instruction)
 
-    def _create_timers_and_inputs(self) -> None:
+    def _attach(self) -> None:
+        """Add what works beside the node: everything here sees it through the session."""
+        OperatorServices(self, lambda: self._session, self._slow_services)
+        OperatorInputs(self, lambda: self._session)
+        self.ee_pose = EndEffector(self, self._steady_s)
+        self._controller = ControllerWatch(self, lambda: self._session, self._timer_clock)
+        self._gripper = GripperConnection(self, self._steady_s)
+        self._out.gripper_listeners.append(lambda command: self._gripper.command(command.opening))
+        self._instruction_action = InstructionAction(
+            self,
+            lambda: self._session,
+            follow=self._inputs.set_instruction,
+            followed=lambda: self._inputs.instruction,
+            steady_s=self._steady_s,
+        )
+        self._debug_views = DebugViews(
+            self, lambda: self._session, base_frame=lambda: self._config.motion.base_frame
+        )
+        self._out.answer_listeners += [self._instruction_action.answer, self._debug_views.answer]
+        Diagnostics(
+            self,
+            lambda: self._session,
+            verdict=self.verdict,
+            config=lambda: self._config,
+            steady_s=self._steady_s,
+            gripper_trouble=lambda: self._gripper.trouble,
+        )
+
+    def _create_timers(self) -> None:
         # Steady: a bag that stops playing stops ROS time, and must not stop the zeros.
         self._timer_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._stream_timer: Any = None
-        self._image_subscription: Any = None
         self.create_timer(
             STATUS_PERIOD_S,
             guarded_callback(self, self._publish_status),
             MutuallyExclusiveCallbackGroup(),
             clock=self._timer_clock,
-        )
-        self.create_subscription(
-            String,
-            "instruction",
-            guarded_callback(self, self._on_instruction),
-            qos.INSTRUCTION,
-            callback_group=MutuallyExclusiveCallbackGroup(),
-        )
-        backwards = Duration(nanoseconds=-1)
-        self._jump_handle = self.get_clock().create_jump_callback(
-            JumpThreshold(min_forward=None, min_backward=backwards, on_clock_change=True),
-            post_callback=self._on_clock_jump,
-        )
-
-    def _subscribe_to_images(self, transport: str) -> None:
-        kind, topic = (
-            (CompressedImage, "image/compressed") if transport == "compressed" else (Image, "image")
-        )
-        if self._image_subscription is not None:
-            # Kept over cleanup: rclpy loses subscriptions that are made again and again.
-            if self._image_subscription.msg_type is kind:
-                return
-            self.destroy_subscription(self._image_subscription)
-        self._image_subscription = self.create_subscription(
-            kind,
-            topic,
-            guarded_callback(self, self._on_image),
-            qos.IMAGE,
-            callback_group=MutuallyExclusiveCallbackGroup(),  # as for the stream timer
         )
 
     # Lifecycle ----------------------------------------------------------------------------------
@@ -151,15 +153,27 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         self._rest(Verdict(State.LOADING, Reason.OK, "loading the policy."))
         try:
             self._config = read_config(self)
-            self._session = self._open_session(self._config)
+            self._gripper.connect(self._config.gripper)
+            self.ee_pose.use(self._config)
+            self._session, warning = open_session(
+                self._config,
+                load=self._load,
+                clocks=Clocks(lambda: self.get_clock().now().nanoseconds, self._steady_s),
+                on_answer=self._out.answer,
+                log=self.get_logger(),
+                ee_pose=self.ee_pose,
+                look_at_controller=self._controller.look,
+            )
         except Exception as error:
             if not isinstance(error, OpenVLAError):
                 self.get_logger().error(traceback.format_exc())
             self._free()
             self._rest(Verdict(State.UNCONFIGURED, _reason_of(error), str(error) or repr(error)))
             return FAILURE
-        self._subscribe_to_images(self._config.inputs.image_transport)
-        self._publish_status()  # READY
+        self._inputs.subscribe(self._config)
+        self._out.use_output(self._config.operation.output)
+        self._ready = Verdict(State.READY, Reason.OK, warning)
+        self._rest(self._ready)
         return super().on_configure(state)
 
     @guarded_transition
@@ -169,11 +183,16 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         if session is None or session.is_closed:
             self.get_logger().error("the policy is being freed: clean up again, then configure.")
             return FAILURE
+        obstacle = self._controller.obstacle(self._config)
+        if obstacle is not None:
+            self._rest(obstacle)
+            return FAILURE
         result = super().on_activate(state)
         if result is not SUCCESS:
             return result
+        self._resting = self._ready
         session.begin()
-        session.set_instruction(self._instruction)
+        session.set_instruction(self._inputs.instruction)
         self._stream_timer = self.create_timer(
             1.0 / self._config.motion.stream_rate,
             guarded_callback(self, self._stream),
@@ -187,7 +206,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
 
     @guarded_transition
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop: the last thing on the wire is a zero twist."""
+        """Stop: the last thing on the wire is a zero twist, or a pose where the arm is."""
         self.stop_streaming()
         if self._session is not None and not self._session.wait_until_idle():
             self.get_logger().warning("the policy is still busy; its answer will be dropped.")
@@ -220,45 +239,26 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         self._rest(Verdict(State.UNCONFIGURED, Reason.MODEL_ERROR, "a transition failed: see log."))
         return SUCCESS
 
-    def _open_session(self, config: NodeConfig) -> Session:
-        log = self.get_logger()
-        policy = self._load(config.model)
-        for name, choice in policy.info.choices.items():
-            log.info(f"{name}: {choice}")
-        policy.self_test()
-        latency_s = measure_latency_s(policy, config.model.warmup_iterations)
-        if latency_s is not None:
-            log.info(f"one prediction takes {latency_s * 1000.0:.0f} ms")
-        warning = latency_warning(latency_s, config.timing)
-        if warning:
-            log.warning(warning)
-        decode, why = choose_decoder(config.inputs.image_transport)
-        log.info(f"images are decoded by {why}")
-        self._resting = Verdict(State.READY, Reason.OK, warning)
-        return Session(
-            policy,
-            config,
-            decode=decode,
-            clocks=Clocks(lambda: self.get_clock().now().nanoseconds, self._steady_s),
-            on_answer=self._out.answer,
-            log=log,
-        )
-
     def stop_streaming(self) -> None:
-        """End motion; the last twist that has left is zero. Does nothing when inactive."""
+        """End motion: the last twist is zero, or the last pose is where the arm is.
+
+        Does nothing when inactive.
+        """
         with self._stopping:  # who comes second waits until the zeros of the first are out
             session = self._session
             if session is None or not session.is_active:
                 return
             self.destroy_timer(self._stream_timer)
-            session.end()
+            last = session.end()
+            self._publish_status()  # with output none, what stops the process that streams
             for _ in range(LAST_ZEROS):
-                self._out.tick(Tick.zero())
+                self._out.tick(last)
                 time.sleep(1.0 / self._config.motion.stream_rate)
-            self._out.wait_for_last_twist()
+            self._out.wait_for_last_command()
 
     def _free(self) -> bool:
         """Drop the policy; return False when it is still computing."""
+        self._gripper.close()
         if self._session is not None:
             if not self._session.close():
                 return False
@@ -273,6 +273,8 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         rclpy leaves those to the garbage collector: until it comes, a dead node still offers them,
         and whoever looks for the services of the next node of that name does not find them.
         """
+        self._debug_views.close()
+        self._instruction_action.destroy()
         super().destroy_node()
         destroy = getattr(self._state_machine, "destroy_when_not_in_use", None)
         if destroy is not None:
@@ -288,31 +290,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         if self._session is not None:
             self._session.fail(Reason.MODEL_ERROR, detail)
 
-    # Inputs -------------------------------------------------------------------------------------
-
-    def _on_image(self, message: Any) -> None:
-        session = self._session
-        if session is not None:
-            session.image(message)
-
-    def _on_instruction(self, message: String) -> None:
-        try:
-            self._set_instruction(check_instruction(message.data))
-        except InstructionError as error:
-            self.get_logger().warning(f"{error} '{self._instruction}' stays active.")
-
-    def _set_instruction(self, text: str) -> None:
-        if text == self._instruction:
-            return
-        self._instruction = text
-        if self._session is not None:
-            self._session.set_instruction(text)
-        self._out.instruction(text)
-        self._publish_status()
-
-    def _on_clock_jump(self, _: Any) -> None:
-        if self._session is not None:
-            self._session.clock_jumped()
+    # Parameters and output ------------------------------------------------------------------------
 
     def _on_parameters(self, changes: list[RosParameter]) -> SetParametersResult:
         try:
@@ -322,7 +300,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
             if config is not None:
                 self._use(config)
             for text in texts:
-                self._set_instruction(text)
+                self._inputs.set_instruction(text)
         except OpenVLAError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -331,7 +309,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         session = self._session
         if session is not None:
             if config.motion.motion_enabled and not self._config.motion.motion_enabled:
-                obstacle = session.obstacle_to_motion()
+                obstacle = session.obstacle_to_motion(config)
                 if obstacle:
                     raise ConfigurationError(f"motion stays disabled: {obstacle}")
             session.configure(config)
@@ -349,15 +327,22 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         if self._out.is_news(verdict):
             self._publish_status()
 
+    def _announce(self, instruction: str) -> None:
+        self._out.instruction(instruction)
+        self._publish_status()
+
     def _rest(self, verdict: Verdict) -> None:
         self._resting = verdict
         self._publish_status()
 
     def _publish_status(self) -> None:
+        self._out.status(self.verdict(), self._session, self._inputs.instruction, self._steady_s())
+
+    def verdict(self) -> Verdict:
+        """What the node does now, and why; active or not."""
         session = self._session
         is_active = session is not None and session.is_active
-        verdict = session.verdict() if is_active else self._resting
-        self._out.status(verdict, session, self._instruction, self._steady_s())
+        return session.verdict() if is_active else self._resting
 
 
 def _reason_of(error: Exception) -> Reason:
@@ -367,7 +352,7 @@ def _reason_of(error: Exception) -> Reason:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM; return the exit code."""
+    """Run the node until SIGINT, SIGTERM or SIGHUP; return the exit code."""
     return run(OpenVLANode, args)
 
 

@@ -9,11 +9,13 @@ import math
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import TwistStamped, Vector3
+from geometry_msgs.msg import PoseStamped, TwistStamped, Vector3
 
 from openvla_ros.config import NodeConfig
 from openvla_ros.config.motion import GripperConfig
 from openvla_ros.control.gripper import gap_m
+from openvla_ros.control.pose import Pose, rotation_to_quaternion
+from openvla_ros.control.safety import SafetyReport
 from openvla_ros.control.states import Drop
 from openvla_ros.control.supervisor import Verdict
 from openvla_ros.msg import GripperCommand, VLAAction, VLAStatus
@@ -50,6 +52,7 @@ def action_message(answer: Answer, base_frame: str) -> VLAAction:
     step = np.full(6, math.nan) if plan.steps is None else plan.steps[0]
     message.delta_position = _vector(step[0:3])
     message.delta_rotation = _vector(step[3:6])
+    message.steps = [] if plan.steps is None else plan.steps.ravel().tolist()
     message.gripper = plan.gripper_opening
     message.gripper_open = answer.gripper_is_open
     actions = np.atleast_2d(prediction.actions)
@@ -75,6 +78,19 @@ def twist_message(twist: np.ndarray, now: Time, base_frame: str) -> TwistStamped
     message.header.frame_id = base_frame
     message.twist.linear = _vector(twist[0:3])
     message.twist.angular = _vector(twist[3:6])
+    return message
+
+
+def pose_message(pose: Pose, now: Time, base_frame: str) -> PoseStamped:
+    """Return a pose of the end effector as PoseStamped: base frame, now."""
+    message = PoseStamped()
+    message.header.stamp = now
+    message.header.frame_id = base_frame
+    position, orientation = message.pose.position, message.pose.orientation
+    position.x, position.y, position.z = map(float, pose.position)
+    orientation.x, orientation.y, orientation.z, orientation.w = map(
+        float, rotation_to_quaternion(pose.rotation)
+    )
     return message
 
 
@@ -125,6 +141,13 @@ def fill_numbers(message: VLAStatus, ledger: Ledger, image_age_s: float, now_s: 
     message.actions = ledger.actions
     message.actions_dropped = ledger.actions_not_executed
     message.clips = ledger.clips
+
+
+def fill_interventions(message: VLAStatus, report: SafetyReport) -> None:
+    """Add what limits and stops have changed since activation."""
+    message.intervention_names = [reason.value for reason in report.counts]
+    message.intervention_counts = list(report.counts.values())
+    message.interventions = report.counted_words
 
 
 def _vector(three: np.ndarray) -> Vector3:

@@ -11,7 +11,8 @@ from rclpy.parameter import Parameter as RosParameter
 
 from openvla_ros.config import PARAMETERS, NodeConfig, refuse_unknown
 from openvla_ros.config.parameter import Parameter
-from openvla_ros.errors import ConfigurationError
+from openvla_ros.errors import ConfigurationError, InstructionError
+from openvla_ros.messages import check_instruction
 
 _TYPES = {
     "bool": ParameterType.PARAMETER_BOOL,
@@ -25,23 +26,34 @@ _TYPES = {
 _OF_RCLPY = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 
 
-def declare_parameters(node: Node) -> None:
-    """Declare every parameter with unit, range and meaning, as rqt and `ros2 param` show them."""
-    for name, parameter in PARAMETERS.items():
+def declare_parameters(node: Node, names: Iterable[str] = PARAMETERS) -> None:
+    """Declare parameters with unit, range and meaning, as rqt and `ros2 param` show them.
+
+    Args:
+        node: What declares them.
+        names: All of them, or those that this node uses.
+    """
+    for name in names:
+        parameter = PARAMETERS[name]
         default = parameter.default
         value = list(default) if isinstance(default, tuple) else default
         node.declare_parameter(name, value, _descriptor(parameter))
 
 
 def read_config(node: Node) -> NodeConfig:
-    """Return the checked values of all parameters.
+    """Return the checked values of the declared parameters; the rest is at its default.
 
     Raises:
         ConfigurationError: A value is not usable, or the node was started with a parameter that it
             does not have.
     """
     refuse_unknown(_undeclared_overrides(node))
-    return NodeConfig.from_values(_current_values(node))
+    config = NodeConfig.from_values(_current_values(node))
+    try:
+        check_instruction(config.inputs.instruction)
+    except InstructionError as error:
+        raise ConfigurationError(f"parameter 'instruction': {error}") from None
+    return config
 
 
 def changed_config(
@@ -84,7 +96,7 @@ def _is_usable(values: dict[str, Any]) -> bool:
 
 
 def _current_values(node: Node) -> dict[str, Any]:
-    return {name: node.get_parameter(name).value for name in PARAMETERS}
+    return {n: node.get_parameter(n).value for n in PARAMETERS if node.has_parameter(n)}
 
 
 def _undeclared_overrides(node: Node) -> dict[str, Any]:

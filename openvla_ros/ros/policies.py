@@ -42,6 +42,7 @@ def load_policy(model: ModelConfig) -> Policy:
         revision=model.revision or None,
         local_files_only=model.local_files_only,
         attn_implementation=model.attn_implementation,
+        min_free_gpu_memory_gib=model.min_free_gpu_memory_gib,
         image_options=image_options,
     )
 

@@ -1,7 +1,7 @@
 """Runs the node as a process: threads, signals, and a zero twist as the last word.
 
 rclpy's own signal handlers would close ROS first, so that nothing could be published any more. Here
-SIGINT and SIGTERM only set a flag; the node is then shut down while ROS still works.
+SIGINT, SIGTERM and SIGHUP only set a flag; the node is then shut down while ROS still works.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
+from openvla_ros.errors import OpenVLAError
+
 # change_state while it loads, ~/predict_once while it waits, the stream, the images, all the rest.
 EXECUTOR_THREADS = 5
 POLL_S = 0.1  # a signal is noticed after at most so long
@@ -29,20 +31,21 @@ SWITCH_INTERVAL_S = 0.001
 EXIT_HUNG = 3
 
 
-def run(make_node: Callable[[], Any], args: list[str] | None) -> int:
+def run(make_node: Callable[[], Any], args: list[str] | None, program: str = "openvla_node") -> int:
     """Spin the node until a signal or until it gives up; return the exit code.
 
-    0 after SIGINT or SIGTERM, 1 for unusable parameters, 3 when the policy hangs.
+    0 after SIGINT, SIGTERM or SIGHUP, 1 for unusable parameters, 3 when the policy hangs.
     """
     asked_to_stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    stop_signals = _stop_signals()
+    for number in stop_signals:
         signal.signal(number, lambda *_: asked_to_stop.set())
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = make_node()
-    except ParameterException as error:
-        print(f"openvla_node: {error}", file=sys.stderr)
+    except (ParameterException, OpenVLAError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
     executor = MultiThreadedExecutor(num_threads=EXECUTOR_THREADS)
@@ -52,7 +55,18 @@ def run(make_node: Callable[[], Any], args: list[str] | None) -> int:
             _spin_once(executor, node)
     finally:
         code = _shut_down(executor, node)
+        # A signal to the whole group, as of systemd, is repeated by `ros2 launch`: the second one
+        # would end the interpreter while it cleans up, and an orderly end look like a crash.
+        for number in stop_signals:
+            signal.signal(number, signal.SIG_IGN)
     return code
+
+
+def _stop_signals() -> tuple[signal.Signals, ...]:
+    """What ends the node: SIGHUP too (a closed terminal, a lost ssh), unless under nohup."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return signal.SIGINT, signal.SIGTERM
+    return signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 def _spin_once(executor: MultiThreadedExecutor, node: Any) -> None:
@@ -78,11 +92,12 @@ def _shut_down(executor: MultiThreadedExecutor, node: Any) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    executor.shutdown()
-    # rclpy leaves callbacks running in its thread pool, which would find the node destroyed.
+    # First the callbacks that rclpy leaves running in its thread pool: they would find the executor
+    # shut down ("cannot use Destroyable"), and then the node destroyed.
     pool = getattr(executor, "_executor", None)
     if pool is not None:
         pool.shutdown(wait=True)
+    executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown()
     return code

@@ -60,9 +60,8 @@ class OperatorServices:
 
     def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         session = self._session()
-        if session is not None:
-            session.reset()
-        response.success = True
+        response.message = "" if session is None else session.reset()
+        response.success = not response.message
         return response
 
     def _set_motion_enabled(

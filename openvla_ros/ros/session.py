@@ -1,40 +1,34 @@
-"""What the node does while a policy is loaded: frames in, answers and twists out. No rclpy in here.
+"""What the node does while a policy is loaded: commands in, twists out. No rclpy in here.
 
-Callbacks only store; the worker's thread decodes and predicts; `tick` is called at the stream rate.
-One lock guards what they share, and nothing slow happens while it is held.
+Callbacks only store; the policy's thread answers (`Answering`); `tick` is called at the stream
+rate. One lock guards what they share, and nothing slow happens while it is held.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import threading
-import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from openvla_ros.config import NodeConfig
-from openvla_ros.control.motion import MotionPlan, MotionStage, complete_spec
-from openvla_ros.control.pose import EndEffectorPose
-from openvla_ros.control.states import Drop, Reason, State
+from openvla_ros.control.motion import MotionStage, complete_spec
+from openvla_ros.control.pose import EndEffectorPose, pose_problem
+from openvla_ros.control.safety import SafetyReport
+from openvla_ros.control.states import Reason, State
 from openvla_ros.control.supervisor import Supervisor, Verdict
-from openvla_ros.errors import ImageError
-from openvla_ros.messages import stamp_ns
+from openvla_ros.ros.answering import Answering
 from openvla_ros.ros.decoding import Decoder
-from openvla_ros.ros.frames import Answer, Clocks, Frame, Reply, Tick, age_s
-from openvla_ros.ros.inference import Measured, Predictor, is_out_of_memory
+from openvla_ros.ros.frames import Answer, Clocks, PoseSource, Tick, UnknownPose, age_s
 from openvla_ros.ros.ledger import Ledger
-from openvla_ros.ros.worker import InferenceWorker
+from openvla_ros.ros.shared_state import SharedState
+from openvla_ros.ros.streaming import Streaming
 from openvla_ros.types import Policy
-
-JOIN_S = 2.0  # longest wait for an answer in flight, so that deactivate and SIGINT stay quick
-GRIPPER_REPEAT_S = 1.0
 
 
 class Session:
-    """Owns the policy, the worker and the motion stage between configure and cleanup."""
+    """Owns the policy, its thread and the motion stage between configure and cleanup."""
 
     def __init__(
         self,
@@ -45,85 +39,112 @@ class Session:
         clocks: Clocks,
         on_answer: Callable[[Answer], None],
         log: Any,
-        ee_pose: Callable[[], EndEffectorPose | None] = lambda: None,
+        ee_pose: PoseSource | None = None,
+        look_at_controller: Callable[[NodeConfig], tuple[str, str]] = lambda _: ("", ""),
     ) -> None:
-        """Start the worker; nothing is answered before `begin`.
+        """Start the policy's thread; nothing is answered before `begin`.
 
         Args:
             policy: Loaded and self-tested.
             config: Checked parameters.
             decode: Message → (H, W, 3) uint8 RGB.
             clocks: Time, from outside.
-            on_answer: Publishes an answer; called in the worker's thread.
+            on_answer: Publishes an answer; called in the policy's thread.
             log: A logger with `error` and `warning`.
-            ee_pose: Where the end effector is, and how old that is; None when it is unknown.
+            ee_pose: Where the end effector is; None = that stays unknown.
+            look_at_controller: Returns why nobody follows the command, and who else gives one, in
+                words; "" when all is well.
 
         Raises:
             ConfigurationError: The robot expects other actions than the policy gives.
         """
         self.policy = policy
-        self.config = config
-        self.ledger = Ledger()
-        self._log = log
-        self._predictor = Predictor(policy, decode, config.inputs.image_roi, clocks.steady_s, log)
-        self._clocks = clocks
-        self._on_answer = on_answer
-        self._lock = threading.RLock()
-        self._is_active = False
-        self._activation = 0
-        self._newest: Frame | None = None
-        self._was_moving = False
-        self._gripper_sent: tuple[float, float] | None = None  # opening, steady seconds
-        self._supervisor = Supervisor(config.inputs, config.timing)
-        self._ee_pose = ee_pose
+        self._ee_pose = ee_pose or UnknownPose()
+        self._look_at_controller = look_at_controller
         spec = complete_spec(
             policy.action_spec, config.action.overrides(), config.profile.expected()
         )
-        self._stage = MotionStage(spec, config.motion, config.gripper)
-        self._worker: InferenceWorker[Frame] = InferenceWorker(
-            self._process,
-            min_interval_s=1.0 / config.timing.policy_rate,
-            clock=clocks.steady_s,
+        self._shared = SharedState(
+            config,
+            clocks,
+            Supervisor(config),
+            MotionStage(spec, config.motion, config.gripper),
+            log,
         )
+        self._answering = Answering(
+            policy,
+            self._shared,
+            decode=decode,
+            on_answer=on_answer,
+            ee_pose=self._ee_pose.read,
+            judge=lambda: self._judge(self._ee_pose.read(), None),
+        )
+        self._streaming = Streaming(self._shared)
+        self.image = self._answering.image
+        self.image_age_s = self._answering.image_age_s
+        self.predict_once = self._answering.predict_once
+        self.view = self._answering.view
+        self.ee_pose = self._ee_pose.read
+        self.wait_until_idle = self._answering.wait_until_idle
 
     # Commands -----------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Activate: count from zero and answer frames."""
-        with self._lock:
-            self.ledger = Ledger()
-            self._supervisor.reset()
-            self._supervisor.release()
-            self._stage.reset()
-            self._newest = self._gripper_sent = None
-            self._is_active = True
+        """Activate: count from zero and answer frames; who stopped or steered the arm keeps it."""
+        shared = self._shared
+        with shared.lock:
+            shared.ledger = Ledger()
+            shared.supervisor.begin()
+            shared.stage.reset()
+            self._streaming.reset()
+            self._answering.forget_image()
+            shared.is_active = True
 
-    def end(self) -> None:
-        """Deactivate: when this returns, no twist and no answer leaves any more."""
-        with self._lock:
-            self._is_active = False
-            self._activation += 1  # an answer in flight belongs to the past
-            self._stage.reset()
-            self._drop_waiting()
+    def end(self) -> Tick:
+        """Deactivate: when this returns, no twist and no answer leaves any more.
 
-    def wait_until_idle(self) -> bool:
-        """Return True when the policy has nothing to do, False when that takes too long."""
-        return self._worker.wait_until_idle(JOIN_S)
+        Returns:
+            What must be published last: it stops the arm.
+        """
+        shared = self._shared
+        with shared.lock:
+            shared.is_active = False
+            shared.activation += 1  # an answer in flight belongs to the past
+            last = self._streaming.last_tick(self._ee_pose.read(), shared.clocks.steady_s())
+            shared.stage.reset()
+            self._answering.drop_waiting()
+            return last
 
     def close(self) -> bool:
         """End the thread; return False when the policy is still busy after a while."""
         self.end()
-        return self._worker.close(JOIN_S)
+        return self._answering.close()
 
     @property
     def is_active(self) -> bool:
         """True between `begin` and `end`."""
-        return self._is_active
+        return self._shared.is_active
 
     @property
     def is_closed(self) -> bool:
         """True once `close` was called: this session answers nothing any more."""
-        return self._worker.is_closed
+        return self._answering.is_closed
+
+    @property
+    def is_moving(self) -> bool:
+        """True while some displacement is left to execute, or the last twist was not zero."""
+        with self._shared.lock:
+            return self._shared.stage.is_moving
+
+    @property
+    def ledger(self) -> Ledger:
+        """What has passed since activation."""
+        return self._shared.ledger
+
+    @property
+    def config(self) -> NodeConfig:
+        """The parameters in force."""
+        return self._shared.config
 
     def configure(self, config: NodeConfig) -> None:
         """Use new limits and thresholds from now on.
@@ -131,266 +152,206 @@ class Session:
         Raises:
             ConfigurationError: The robot expects other actions; everything stays as it was.
         """
+        shared = self._shared
         spec = complete_spec(
             self.policy.action_spec, config.action.overrides(), config.profile.expected()
         )
-        with self._lock:
-            self.config = config
-            self._supervisor.inputs, self._supervisor.timing = config.inputs, config.timing
-            self._worker.min_interval_s = 1.0 / config.timing.policy_rate
-            self._stage.spec = spec
-            self._stage.configure(config.motion, config.gripper)
+        with shared.lock:
+            shared.config = config
+            shared.supervisor.config = config
+            self._answering.set_rate(config.timing.policy_rate)
+            shared.stage.spec = spec
+            shared.stage.configure(config.motion, config.gripper)
             if not config.motion.motion_enabled:
-                self._stage.stop()
+                shared.stage.stop()
 
     def set_instruction(self, text: str) -> None:
         """Follow another instruction; answers to the old one are dropped."""
-        with self._lock:
-            if text == self._supervisor.instruction:
+        shared = self._shared
+        with shared.lock:
+            is_same = text == shared.supervisor.instruction
+            shared.supervisor.instruct(text)
+            if is_same:
                 return
-            self._supervisor.instruction = text
-            self._drop_waiting()
-            self._stage.fade(self._clocks.steady_s())
+            self._answering.drop_waiting()
+            if shared.config.operation.on_instruction_change == "restart":
+                shared.stage.fade(shared.clocks.steady_s())
+
+    def finish_instruction(self) -> None:
+        """Execute what has been answered, and no later answer to this instruction."""
+        with self._shared.lock:
+            self._shared.supervisor.finish_instruction()
+            self._answering.drop_waiting()
+
+    def refuse_instruction(self, why: str) -> None:
+        """The operator wanted something that cannot be used: hold until the next instruction."""
+        with self._shared.lock:
+            self._shared.supervisor.refuse_instruction(why)
+            self._answering.drop_waiting()
 
     def hold(self) -> None:
         """The operator stops the arm: zero from the next tick on."""
-        with self._lock:
-            self._supervisor.hold()
-            self._stage.stop()
+        with self._shared.lock:
+            self._shared.supervisor.hold()
+            self._shared.stage.stop()
 
     def release(self) -> str:
-        """The operator lets the arm move again; return why it cannot, or ""."""
-        with self._lock:
-            self._supervisor.release()
+        """The operator lets the policy move the arm again; return why it cannot, or ""."""
+        self.check_controller()
+        with self._shared.lock:
+            self._shared.supervisor.release()
+            self._streaming.teleoperation.forget()
+            verdict = self.verdict()
+            is_refused = verdict.state is State.FAULT or verdict.reason is Reason.NO_CONTROLLER
+            return verdict.detail if is_refused else ""
+
+    def steer(self, twist: np.ndarray, frame: str, stamp: int) -> str:
+        """Somebody steers the arm from now until `release`; return why it does not follow, or "".
+
+        Args:
+            twist: (6,) m/s and rad/s, axes of `frame`.
+            frame: Must be base_frame.
+            stamp: When it was sent, nanoseconds of ROS time.
+        """
+        shared = self._shared
+        with shared.lock:
+            if not shared.is_active:
+                return "the node is not active."
+            shared.supervisor.steer()
+            if shared.config.operation.output == "none":
+                return "output is 'none': steer the process that streams the twist."
+            return self._streaming.teleoperation.receive(
+                twist,
+                frame,
+                age_s(stamp, shared.clocks.ros_ns()),
+                shared.clocks.steady_s(),
+                shared.config.motion.base_frame,
+            )
+
+    def switch_deadman(self, is_pressed: bool) -> None:
+        """The dead-man switch says that it is held down, or that it is not."""
+        with self._shared.lock:
+            self._shared.supervisor.switch_deadman(is_pressed, self._shared.clocks.steady_s())
+
+    def check_controller(self) -> None:
+        """Look whether somebody follows the command, and nobody else gives one."""
+        config = self._shared.config
+        is_needed = config.motion.motion_enabled
+        missing, rival = self._look_at_controller(config) if is_needed else ("", "")
+        with self._shared.lock:
+            self._shared.supervisor.controller_checked(missing, rival)
+
+    def reset(self) -> str:
+        """Clear a fault, what is known of the camera, and the gripper's memory.
+
+        Returns:
+            Why there is a fault again, or "".
+        """
+        with self._shared.lock:
+            self._shared.supervisor.reset()
+            self._shared.stage.reset()
+            self._streaming.forget_gripper()
+            self.check_controller()  # at once: the arm must not move until the next look
             verdict = self.verdict()
             return verdict.detail if verdict.state is State.FAULT else ""
 
-    def reset(self) -> None:
-        """Clear a fault, what is known of the camera, and the gripper's memory."""
-        with self._lock:
-            self._supervisor.reset()
-            self._stage.reset()
-            self._gripper_sent = None
-
     def fail(self, reason: Reason, detail: str) -> None:
         """Stop until `reset`: something broke outside the policy."""
-        with self._lock:
-            self._supervisor.fail(reason, detail)
-            self._stage.stop()
+        with self._shared.lock:
+            self._shared.supervisor.fail(reason, detail)
+            self._shared.stage.stop()
 
     def clock_jumped(self) -> None:
         """ROS time jumped: drop what belongs to the old time."""
-        with self._lock:
-            self._supervisor.clock_jumped()
-            self._drop_waiting()
-            self._stage.stop()
+        with self._shared.lock:
+            self._shared.supervisor.clock_jumped()
+            self._answering.drop_waiting()
+            self._shared.stage.stop()
 
-    def obstacle_to_motion(self) -> str:
-        """Why motion cannot be enabled, in words; "" when it can."""
-        with self._lock:
+    def obstacle_to_motion(self, config: NodeConfig) -> str:
+        """Why motion cannot be enabled with these parameters, in words; "" when it can."""
+        with self._shared.lock:
             verdict = self.verdict()
-            return verdict.detail if verdict.state is State.FAULT else self._stage.obstacle()
-
-    # Images -------------------------------------------------------------------------------------
-
-    def image(self, message: Any) -> None:
-        """Store a camera message for the policy. Returns at once."""
-        now_ns, now_s = self._clocks.ros_ns(), self._clocks.steady_s()
-        with self._lock:
-            if not self._is_active:
-                return
-            self.ledger.image(now_s)
-            stamp = stamp_ns(message.header.stamp)
-            frame = Frame(
-                message, stamp, now_ns, now_s, self._supervisor.instruction, self._activation
-            )
-            self._newest = frame
-            is_wanted = self._supervisor.image_arrived(stamp, age_s(stamp, now_ns), now_s)
-            if not is_wanted or self._worker.offer(frame) is not None:
-                self.ledger.dropped += 1  # this one, or the older one that it pushed out
-
-    def predict_once(self, timeout_s: float) -> tuple[bool, str]:
-        """Answer the newest image once more, without motion; return success and the answer."""
-        with self._lock:
-            newest, instruction = self._newest, self._supervisor.instruction
-            if not self._is_active or newest is None or not instruction:
-                return False, "needs an active node, an instruction, and an image."
-            reply = Reply()
-            frame = dataclasses.replace(newest, instruction=instruction, reply=reply)
-            if not self._worker.offer_urgent(frame):
-                return False, "another ~/predict_once is under way."
-            self.ledger.received += 1  # the image enters a second time
-        if not reply.done.wait(timeout_s):
-            return False, f"no answer within {timeout_s:g} s; it will still appear on ~/action."
-        return reply.success, reply.text
+            if verdict.state is State.FAULT:
+                return verdict.detail
+            obstacle = self._shared.stage.obstacle()
+        if obstacle or not self.is_active:
+            return obstacle
+        missing, rival = self._look_at_controller(config)
+        return rival or missing
 
     # Output -------------------------------------------------------------------------------------
 
     def verdict(self) -> Verdict:
         """What the node does now, and why."""
-        with self._lock:
-            verdict = self._supervisor.assess(self._clocks.steady_s(), self._worker.busy_since_s)
-            if verdict.state is not State.RUNNING:
-                return verdict
-            if not self.config.motion.motion_enabled:
-                return Verdict(State.RUNNING, Reason.OK, "dry run: motion_enabled is false.")
-            obstacle = self._stage.obstacle()
-            if obstacle:
-                return Verdict(State.HOLD, Reason.MOTION_UNKNOWN, obstacle)
-            lost = self._stage.pose_obstacle(self._ee_pose())
-            return Verdict(State.HOLD, Reason.TF_UNAVAILABLE, lost) if lost else verdict
+        with self._shared.lock:
+            return self._judge(self._ee_pose.read(), self._answering.busy_since_s)
 
     def tick(self, publish: Callable[[Tick], None]) -> Verdict:
-        """Publish the twist of this moment and return the verdict it rests on.
+        """Publish what belongs to this moment and return the verdict it rests on.
 
         `publish` runs under the lock: no twist can slip out after `end` or `hold` has returned.
         """
-        with self._lock:
-            now_s = self._clocks.steady_s()
-            verdict = self.verdict()
-            if not self._is_active:
+        shared = self._shared
+        with shared.lock:
+            now_s, pose = shared.clocks.steady_s(), self._ee_pose.read()
+            verdict = self._judge(pose, self._answering.busy_since_s)
+            if not shared.is_active:
                 return verdict
-            may_move = verdict.may_move and self.config.motion.motion_enabled
-            if self._was_moving and not may_move:
-                if verdict.stops_at_once:
-                    self._stage.stop()
-                else:
-                    self._stage.fade(now_s)
-            self._was_moving = may_move
-            twist = self._stage.sample(now_s, self._ee_pose())
-            self.ledger.commands.mark(now_s)
-            publish(Tick(twist, self._gripper_command(now_s) if may_move else None))
+            shared.ledger.commands.mark(now_s)
+            publish(self._streaming.tick(verdict, pose, now_s))
             return verdict
 
-    def image_age_s(self) -> float:
-        """ROS time minus the stamp of the newest image; NaN when there is none."""
-        with self._lock:
-            newest = self._newest
-            return math.nan if newest is None else age_s(newest.stamp_ns, self._clocks.ros_ns())
+    def report(self) -> SafetyReport:
+        """What limits and stops have changed since activation."""
+        with self._shared.lock:
+            return self._shared.stage.report(self._shared.clocks.steady_s())
 
-    def _gripper_command(self, now_s: float) -> float | None:
-        """The opening to publish now: when it changed, and once a second."""
-        is_open = self._stage.gripper_is_open
-        if is_open is None:
-            return None
-        opening = 1.0 if is_open else 0.0
-        if self._gripper_sent is not None:
-            last, sent_s = self._gripper_sent
-            if opening == last and now_s - sent_s < GRIPPER_REPEAT_S:
-                return None
-        self._gripper_sent = (opening, now_s)
-        return opening
-
-    # In the worker's thread -----------------------------------------------------------------------
-
-    def _process(self, frame: Frame) -> None:
-        start_ns = self._clocks.ros_ns()
-        with self._lock:
-            if not self._is_still_wanted(frame, start_ns):
-                self._drop(frame)
-                return
-        try:
-            measured = self._predictor.predict(frame)
-        except ImageError as error:
-            with self._lock:
-                self._supervisor.image_unusable(str(error))
-                self._drop(frame, str(error))
-        except Exception as error:
-            self._policy_failed(frame, error)
-        else:
-            self._settle(frame, measured, start_ns)
-
-    def _is_still_wanted(self, frame: Frame, now_ns: int) -> bool:
-        if frame.activation != self._activation or not self._is_active:
-            return False
-        return frame.reply is not None or self._supervisor.is_fresh(age_s(frame.stamp_ns, now_ns))
-
-    def _policy_failed(self, frame: Frame, error: Exception) -> None:
-        if is_out_of_memory(error):
-            reason, hint = Reason.GPU_OOM, " (a smaller `quantization` needs less memory)"
-        else:
-            reason, hint = Reason.MODEL_ERROR, ""
-        self._log.error(f"the policy failed:\n{traceback.format_exc()}")
-        with self._lock:
-            if frame.activation == self._activation:
-                self._supervisor.fail(reason, f"{type(error).__name__}: {error}{hint}")
-                self._stage.stop()
-            self._drop(frame, f"{type(error).__name__}: {error}")
-
-    def _settle(self, frame: Frame, measured: Measured, start_ns: int) -> None:
-        """Decide what becomes of an answer, let the stage have it, and publish it."""
-        plan = self._stage.plan(measured.prediction, self._ee_pose())
-        with self._lock:
-            if frame.activation != self._activation:
-                self._drop(frame)
-                return
-            now_ns, now_s = self._clocks.ros_ns(), self._clocks.steady_s()
-            drop = self._drop_reason(frame, plan, now_ns)
-            if frame.reply is None:
-                self._stage.observe(plan)
-            if drop is Drop.NONE:
-                self._stage.execute(plan, now_s)
-            self.ledger.answer(
-                now_s - frame.received_s,
-                now_s,
-                is_clipped=plan.clip_mask != 0,
-                is_refused=drop not in (Drop.NONE, Drop.DRY_RUN, Drop.ONCE),
+    def _judge(self, pose: EndEffectorPose | None, busy_since_s: float | None) -> Verdict:
+        shared = self._shared
+        now_s = shared.clocks.steady_s()
+        shared.supervisor.ros_time(shared.clocks.ros_ns(), now_s)
+        verdict = shared.supervisor.assess(now_s, busy_since_s)
+        if verdict.reason is Reason.TELEOPERATION:
+            return self._steering(verdict, pose)
+        if verdict.state is not State.RUNNING:
+            return verdict
+        if not shared.config.motion.motion_enabled:
+            return Verdict(State.RUNNING, Reason.OK, "dry run: motion_enabled is false.")
+        obstacle = shared.stage.obstacle()
+        if obstacle:
+            return Verdict(State.HOLD, Reason.MOTION_UNKNOWN, obstacle)
+        lost = self._pose_obstacle(pose)
+        if lost:
+            return Verdict(State.HOLD, Reason.TF_UNAVAILABLE, lost)
+        if self._streaming.is_at_edge(now_s):
+            return Verdict(
+                State.RUNNING,
+                Reason.WORKSPACE,
+                "the arm is at the edge of its workspace (limits.workspace_min and _max): what "
+                "points out of it is removed.",
             )
-            is_open = self._stage.gripper_is_open
-            answer = Answer(
-                frame=frame,
-                prediction=measured.prediction,
-                preprocess_ms=measured.preprocess_ms,
-                inference_ms=measured.inference_ms,
-                plan=plan,
-                drop=drop,
-                sequence=self.ledger.actions,
-                start_ns=start_ns,
-                end_ns=now_ns,
-                action_dt_s=1.0 / self._stage.spec.action_hz
-                if self._stage.spec.action_hz
-                else math.nan,
-                gripper_is_open=plan.gripper_opening >= 0.5 if is_open is None else is_open,
-            )
-            self._on_answer(answer)
-        if frame.reply is not None:
-            frame.reply.success = True
-            frame.reply.text = f"action {np.round(measured.prediction.action, 4).tolist()}"
-            frame.reply.done.set()
+        return verdict
 
-    def _drop_reason(self, frame: Frame, plan: MotionPlan, now_ns: int) -> Drop:
-        """Why this answer is not executed; Drop.NONE when it is. Tells the supervisor."""
-        if frame.instruction != self._supervisor.instruction:
-            return Drop.INSTRUCTION_CHANGED
-        if frame.reply is not None:
-            return Drop.ONCE
-        image_age_s, limit_s = age_s(frame.stamp_ns, now_ns), self.config.timing.max_action_age
-        refusal, detail = Drop.NONE, ""
-        if plan.refusal in (Drop.NON_FINITE, Drop.INVALID_TOKEN):
-            refusal, detail = plan.refusal, plan.detail
-        elif image_age_s > limit_s:
-            refusal = Drop.STALE
-            detail = (
-                f"the image was {image_age_s:.2f} s old when its answer came; "
-                f"max_action_age is {limit_s} s."
-            )
-        self._supervisor.answered(refusal, detail)
-        if refusal is not Drop.NONE:
-            return refusal
-        verdict = self._supervisor.assess(self._clocks.steady_s(), None)
-        if not verdict.may_move:
-            return Drop.FAULT if verdict.state is State.FAULT else Drop.HOLD
-        if not self.config.motion.motion_enabled:
-            return Drop.DRY_RUN
-        return plan.refusal
+    def _steering(self, verdict: Verdict, pose: EndEffectorPose | None) -> Verdict:
+        """The verdict while somebody steers, with why the arm does not follow."""
+        config = self._shared.config
+        why = self._streaming.teleoperation.refusal
+        if not config.motion.motion_enabled:
+            why = "motion_enabled is false."
+        elif not why and (config.motion.has_workspace or config.operation.output == "pose"):
+            why = pose_problem(pose)
+        return (
+            replace(verdict, detail=f"{verdict.detail} It does not follow: {why}")
+            if why
+            else (verdict)
+        )
 
-    def _drop_waiting(self) -> None:
-        for frame in self._worker.clear():
-            self._drop(frame)
-
-    def _drop(self, frame: Frame, why: str = "") -> None:
-        if self._is_active and frame.activation == self._activation:
-            self.ledger.dropped += 1
-        if frame.reply is not None:
-            frame.reply.text = why or frame.reply.text
-            frame.reply.done.set()
+    def _pose_obstacle(self, pose: EndEffectorPose | None) -> str:
+        """Why the arm must not move on this pose, in words; "" when it may."""
+        lost = self._shared.stage.pose_obstacle(pose)
+        if not lost and self._shared.config.operation.output == "pose":
+            problem = pose_problem(pose)
+            lost = f"{problem}; it is needed because output is 'pose'." if problem else ""
+        why = self._ee_pose.problem if pose is None else ""
+        return f"{why}: {lost}" if lost and why else lost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -9,6 +10,37 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
+
+SHORTEST_INTERVAL = 0.9  # of the interval: two jobs never begin closer together
+LONGEST_DELAY = 0.5  # of the interval: a job that begins later than that begins a new row
+
+
+class Pace:
+    """Says when the next job may begin: never more jobs than one per interval, on average.
+
+    Jobs are due in a row, one interval apart. One that begins late does not move the row, so a
+    camera of nearly the same period as the policy's keeps its rate after a late frame; none begins
+    before it is due. After a pause the row begins anew, and nothing is caught up on.
+
+    Attributes:
+        interval_s: Time between two jobs that are due.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        self.interval_s = interval_s
+        self._due_s = self._last_s = -math.inf
+
+    def wait_s(self, now_s: float) -> float:
+        """Return how long the next job has to wait; zero or less = it may begin."""
+        earliest_s = self._last_s + SHORTEST_INTERVAL * self.interval_s
+        return max(self._due_s, earliest_s) - now_s
+
+    def begin(self, now_s: float) -> None:
+        """Book that a job begins now, whether it may or not."""
+        if now_s - self._due_s > LONGEST_DELAY * self.interval_s:
+            self._due_s = now_s
+        self._due_s += self.interval_s
+        self._last_s = now_s
 
 
 class InferenceWorker(Generic[Job]):
@@ -18,9 +50,7 @@ class InferenceWorker(Generic[Job]):
     is not replaced.
 
     Attributes:
-        min_interval_s: On average, at least this much time lies between the beginnings of two jobs.
-            One job may begin half of it early: otherwise a single late frame would make every later
-            frame of a camera with the same period wait.
+        pace: How much time lies between the beginnings of two jobs; urgent ones do not wait for it.
     """
 
     def __init__(
@@ -29,26 +59,27 @@ class InferenceWorker(Generic[Job]):
         *,
         min_interval_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        name: str = "inference",
     ) -> None:
         """Start the thread.
 
         Args:
             handle: Must not raise: what it raises ends up in `threading.excepthook`, and the worker
                 goes on with the next job.
-            min_interval_s: See the class.
+            min_interval_s: See `Pace`.
             clock: Steady time in seconds.
+            name: Of the thread, for who reads stacks.
         """
-        self.min_interval_s = min_interval_s
+        self.pace = Pace(min_interval_s)
         self._handle = handle
         self._clock = clock
         self._changed = threading.Condition()
         self._waiting: Job | None = None
         self._urgent: Job | None = None
         self._busy_since_s: float | None = None
-        self._due_s = -float("inf")  # when the next job would begin at exactly the average rate
         self._is_closed = False
         # A daemon, because a policy that hangs in a driver call must not keep the process alive.
-        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     @property
@@ -110,7 +141,7 @@ class InferenceWorker(Generic[Job]):
                 if job is None:
                     return
                 self._busy_since_s = self._clock()
-                self._due_s = max(self._due_s, self._busy_since_s) + self.min_interval_s
+                self.pace.begin(self._busy_since_s)
             try:
                 self._handle(job)
             except Exception:
@@ -126,7 +157,7 @@ class InferenceWorker(Generic[Job]):
             if self._urgent is not None:
                 job, self._urgent = self._urgent, None
                 return job
-            wait_s = self._due_s - 0.5 * self.min_interval_s - self._clock()
+            wait_s = self.pace.wait_s(self._clock())
             if self._waiting is not None and wait_s <= 0.0:
                 job, self._waiting = self._waiting, None
                 return job
