@@ -18,7 +18,7 @@ from openvla_ros.engine.language import Language
 from openvla_ros.engine.operations import choose_operations
 from openvla_ros.engine.programs import DraftProgram, PlainProgram, Program
 from openvla_ros.engine.towers import Vision
-from openvla_ros.engine.weights import MAX_POSITIONS, fuse_language_model
+from openvla_ros.engine.weights import MAX_POSITIONS, LanguageWeights, fuse_language_model
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.model.modeling import GeneratedTokens, OpenVLAForActionPrediction
 
@@ -35,6 +35,7 @@ class Engine:
         model: In evaluation mode, on the device it runs on.
         quantization: Of the language model's layers: "none", "fp8", "int8" or "int4".
         use_graphs: Capture CUDA graphs; without them every call launches its kernels one by one.
+        weights: The language model's, fused in this quantization already; None fuses them here.
 
     Raises:
         ConfigurationError: The engine does not support this model; the text says why.
@@ -46,8 +47,9 @@ class Engine:
         *,
         quantization: str = "none",
         use_graphs: bool = True,
+        weights: LanguageWeights | None = None,
     ) -> None:
-        weights = fuse_language_model(model, quantization)
+        weights = weights or fuse_language_model(model, quantization)
         operations, why = choose_operations(weights)
         self.device = weights.embedding.device
         self.vision = Vision(model, operations)
