@@ -6,7 +6,6 @@ statistics) and adds nothing of its own but the self test.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +15,8 @@ import torch
 from PIL import Image
 
 from openvla_ros.action_specs import load_action_spec
-from openvla_ros.engine import low_bit
 from openvla_ros.engine.engine import Engine
-from openvla_ros.engine.weights import why_unsupported
-from openvla_ros.errors import ConfigurationError, ImageError, SelfTestError
+from openvla_ros.errors import ImageError, SelfTestError
 from openvla_ros.model.action_stats import (
     ActionStats,
     read_adapter_stats,
@@ -28,28 +25,13 @@ from openvla_ros.model.action_stats import (
     unnormalize,
 )
 from openvla_ros.model.action_tokenizer import ActionTokenizer
-from openvla_ros.model.adapter import load_adapter
-from openvla_ros.model.checkpoint import (
-    load_model,
-    read_config,
-    resolve_checkpoint,
-    stored_shapes,
-)
-from openvla_ros.model.gpu_memory import memory_needed, require_gpu_memory
+from openvla_ros.model.checkpoint import read_config, resolve_checkpoint
 from openvla_ros.model.image_options import ImageOptions
 from openvla_ros.model.modeling import GeneratedTokens, OpenVLAForActionPrediction
 from openvla_ros.model.processing import OpenVLAProcessor, ProcessedInput
 from openvla_ros.model.prompts import prompt_form
-from openvla_ros.model.runtime_choices import (
-    choose_attention,
-    choose_device,
-    choose_dtype,
-    explain_quantization,
-)
+from openvla_ros.policy_loading import NetworkRequest, load_network
 from openvla_ros.types import PRIMARY, ActionSpec, Observation, PolicyInfo, Prediction
-
-ADAPTER_MODES = ("auto", "merge", "attach")
-ENGINES = ("auto", "off")
 
 _TEST_INSTRUCTION = "pick up the red block"
 _TEST_IMAGE_SIZE = 256
@@ -125,7 +107,7 @@ class OpenVLAPolicy:
             ConfigurationError, DeviceError, DependencyError: The request cannot be met here.
         """
         folder = resolve_checkpoint(checkpoint, revision, local_files_only)
-        adapter_dir = adapter and resolve_checkpoint(adapter, None, local_files_only)
+        adapter_dir = resolve_checkpoint(adapter, None, local_files_only) if adapter else None
         config = read_config(folder)
         norm_stats = read_norm_stats(folder)
         if adapter_dir:
@@ -138,32 +120,24 @@ class OpenVLAPolicy:
         if image_options is not None and image_options != ImageOptions():
             processor.image_processor.options |= image_options
             why_options = "as the checkpoint says, and as requested"
-        merge = _merges(adapter_mode, quantization)
-        attention, why_attention = choose_attention(attn_implementation)
-        where, number, why_there = _choose_place(
-            folder, device, dtype, quantization, min_free_gpu_memory_gib
+        request = NetworkRequest(
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            adapter=adapter_dir,
+            adapter_name=str(adapter or ""),
+            adapter_mode=adapter_mode,
+            attn_implementation=attn_implementation,
+            min_free_gpu_memory_gib=min_free_gpu_memory_gib,
+            engine=engine,
         )
-        model = load_model(
-            folder,
-            config,
-            device=where,
-            dtype=number,
-            quantization="none" if quantization in low_bit.KINDS else quantization,
-            attn_implementation=attention,
-        )
-        if adapter_dir:
-            model = load_adapter(model, adapter_dir, merge=merge)
-        runtime, why_engine = _choose_engine(model, engine, quantization)
+        network = load_network(folder, config, request)
         choices = {
-            **why_there,
-            "attention": f"{attention}: {why_attention}",
-            "engine": why_engine,
-            "quantization": f"{quantization}: {explain_quantization(quantization)}",
-            "adapter": _adapter_choice(adapter, merge),
+            **network.choices,
             "image path": f"{processor.image_processor.options}: {why_options}",
         }
         info = PolicyInfo(str(checkpoint), revision or "", unnorm_key or "", quantization, choices)
-        return cls(model, processor, norm_stats, info, runtime)
+        return cls(network.model, processor, norm_stats, info, network.engine)
 
     @property
     def info(self) -> PolicyInfo:
@@ -311,64 +285,3 @@ class OpenVLAPolicy:
     def _test_tokens(self, image: np.ndarray) -> list[int]:
         key = self._info.unnorm_key or next(iter(self.norm_stats))
         return self.predict_action(image, _TEST_INSTRUCTION, unnorm_key=key).token_ids
-
-
-def _choose_engine(
-    model: OpenVLAForActionPrediction, engine: str, quantization: str
-) -> tuple[Engine | None, str]:
-    """Return the engine to run the model on, if any, and why.
-
-    Raises:
-        ConfigurationError: Unknown name, or a quantization that only the engine has without it.
-    """
-    if engine not in ENGINES:
-        raise ConfigurationError(f"engine {engine!r} is unknown; use one of {', '.join(ENGINES)}.")
-    low = quantization in low_bit.KINDS
-    reason = "requested" if engine == "off" else why_unsupported(model)
-    if reason and low:
-        raise ConfigurationError(
-            f"quantization {quantization!r} is the engine's, which is off: {reason}. Use engine "
-            "auto with a merged adapter, or quantization none, nf4 or bnb_int8."
-        )
-    if reason:
-        return None, f"off: {reason}"
-    runtime = Engine(model, quantization=quantization if low else "none")
-    return runtime, runtime.choices["engine"]
-
-
-def _choose_place(
-    folder: Path, device: str, dtype: str, quantization: str, min_free_gib: float
-) -> tuple[torch.device, torch.dtype, dict[str, str]]:
-    """Return device and number format that have room for the weights, and why, by name."""
-    where, why_where = choose_device(device)
-    shapes = stored_shapes(folder)
-    weights = sum(math.prod(shape) for shape in shapes.values())
-    number, why_number = choose_dtype(dtype, where, weights)
-    why = {
-        "device": f"{where}: {why_where}",
-        "dtype": f"{str(number).removeprefix('torch.')}: {why_number}",
-    }
-    weight_bytes = memory_needed(shapes, number.itemsize).get(quantization, 0.0)
-    memory = require_gpu_memory(where, weight_bytes, min_free_gib=min_free_gib)
-    return where, number, why | ({"GPU memory": memory} if memory else {})
-
-
-def _merges(adapter_mode: str, quantization: str) -> bool:
-    if adapter_mode not in ADAPTER_MODES:
-        raise ConfigurationError(
-            f"adapter_mode {adapter_mode!r} is unknown; use one of {', '.join(ADAPTER_MODES)}."
-        )
-    if adapter_mode == "merge" and quantization not in ("none", *low_bit.KINDS):
-        raise ConfigurationError(
-            f"An adapter cannot be merged into {quantization} weights without rounding it away; "
-            "use adapter_mode attach, or quantization none."
-        )
-    return adapter_mode == "merge" or (
-        adapter_mode == "auto" and quantization in ("none", *low_bit.KINDS)
-    )
-
-
-def _adapter_choice(adapter: str | Path | None, merge: bool) -> str:
-    if adapter is None or adapter == "":
-        return "none: not asked for"
-    return f"{adapter}: " + ("merged, no cost per step" if merge else "attached beside the weights")

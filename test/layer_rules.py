@@ -19,7 +19,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset("__init__ errors types messages resources config action_specs".split()),
     frozenset({"control", "model"}),
     frozenset({"engine"}),
-    frozenset({"policy", "mock_policy"}),
+    frozenset({"policy", "policy_loading", "mock_policy"}),
     frozenset({"data"}),
     frozenset({"training", "evaluation"}),
     frozenset({"sim"}),
@@ -27,7 +27,11 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"cli", "__main__"}),
 )
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-BLIND_SIBLINGS = ({"control", "model"}, {"policy", "mock_policy"})
+BLIND_SIBLINGS = (
+    {"control", "model"},
+    {"policy", "mock_policy"},
+    {"policy_loading", "mock_policy"},
+)
 
 # Rooms whose import must not bring torch: `backend:=mock` runs the whole node without it.
 TORCH_FREE = (*sorted(FLOORS[0]), "control", "mock_policy", "ros")

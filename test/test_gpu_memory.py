@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from openvla_ros import policy
+from openvla_ros import policy_loading
 from openvla_ros.config.policy import ModelConfig
 from openvla_ros.errors import GpuMemoryError
 from openvla_ros.model.gpu_memory import GIB, memory_needed, require_gpu_memory
@@ -77,8 +77,8 @@ def test_a_full_gpu_is_refused_before_anything_is_loaded(
     def must_not_load(*_: object, **__: object) -> None:
         raise AssertionError("it was loaded")
 
-    monkeypatch.setattr(policy, "choose_device", lambda device: (GPU, "a test"))
-    monkeypatch.setattr(policy, "load_model", must_not_load)
+    monkeypatch.setattr(policy_loading, "choose_device", lambda device: (GPU, "a test"))
+    monkeypatch.setattr(policy_loading, "load_model", must_not_load)
     monkeypatch.setattr(torch.cuda, "mem_get_info", free(free_gib))
     model = ModelConfig(
         checkpoint=str(reference_checkpoints / "A_fused"), dtype="bfloat16", **options
@@ -91,9 +91,11 @@ def test_a_full_gpu_is_refused_before_anything_is_loaded(
 def test_a_gpu_with_room_is_loaded_and_said(
     reference_checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = policy.load_model
-    monkeypatch.setattr(policy, "choose_device", lambda device: (GPU, "a test"))
-    monkeypatch.setattr(policy, "load_model", lambda *a, **k: load(*a, **{**k, "device": CPU}))
+    load = policy_loading.load_model
+    monkeypatch.setattr(policy_loading, "choose_device", lambda device: (GPU, "a test"))
+    monkeypatch.setattr(
+        policy_loading, "load_model", lambda *a, **k: load(*a, **{**k, "device": CPU})
+    )
     monkeypatch.setattr(torch.cuda, "mem_get_info", free(2.0))
     loaded = OpenVLAPolicy.from_pretrained(reference_checkpoints / "A_fused", dtype="float32")
     assert "2.00 GiB are free" in loaded.info.choices["GPU memory"]
