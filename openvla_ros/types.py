@@ -13,6 +13,19 @@ import numpy as np
 
 PRIMARY = "primary"  # the third-person camera: the only one OpenVLA was trained with
 
+#: Keys of `Prediction.timings`, in order. A stage that a policy does not have is absent, `total_ms`
+#: never is. Where the engine runs on a GPU, all but the first and the last are the device's own
+#: time. A plain action has `decode_ms`; one that began with a draft `pass_ms`, if it needed passes.
+STAGES = (
+    "preprocess_ms",  # image and instruction to tensors (`Policy.prepare`), whenever that was
+    "copy_ms",  # tensors to the device
+    "towers_ms",  # image to language embeddings
+    "prefill_ms",  # image and prompt, up to the first id
+    "decode_ms",  # the other ids, one after another
+    "pass_ms",  # the other ids, by passes that check a draft
+    "total_ms",  # `prepare` and `predict` together, without the time between them
+)
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -23,12 +36,14 @@ class Observation:
         instruction: The task in plain language, exactly as the operator gave it.
         proprio: (m,) float64 robot state, or None. OpenVLA does not use it.
         stamp_ns: Time at which the image was taken (ROS time), nanoseconds.
+        prepared: What `Policy.prepare` made of the fields above, for the same policy's `predict`.
     """
 
     images: Mapping[str, np.ndarray]
     instruction: str
     proprio: np.ndarray | None = None
     stamp_ns: int = 0
+    prepared: object = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -44,7 +59,7 @@ class Prediction:
         token_probabilities: Probability of each generated id; empty when not computed.
         invalid_dims: Positions in `token_ids` that hold an id outside the action range. Their
             numbers are those of the reference implementation (an extreme bin) and mean nothing.
-        timings: Milliseconds by stage; `total_ms` is always there.
+        timings: Milliseconds by stage, see `STAGES`; `total_ms` is always there.
         passes: Forward passes of the language model.
         drafts_accepted: Draft tokens confirmed without a pass of their own.
     """
@@ -166,7 +181,10 @@ class Finding:
 
 
 class Policy(Protocol):
-    """Anything that turns an observation into a prediction. One thread calls it at a time."""
+    """Anything that turns an observation into a prediction.
+
+    One thread predicts at a time, and one prepares: these two may be different ones.
+    """
 
     @property
     def info(self) -> PolicyInfo:
@@ -178,8 +196,20 @@ class Policy(Protocol):
         """What the numbers of `Prediction.actions` mean."""
         ...
 
+    def prepare(self, observation: Observation) -> Observation:
+        """Return the observation with what can be done before the policy is free.
+
+        It may run while another thread predicts, so that the next image is ready when the policy
+        is. Without it, `predict` does all: a policy need not have anything to prepare.
+
+        Raises:
+            ImageError: No primary image, or not (H, W, 3) uint8.
+            InstructionError: Empty instruction.
+        """
+        return observation
+
     def predict(self, observation: Observation) -> Prediction:
-        """Return the action for one observation.
+        """Return the action for one observation, prepared or not.
 
         Raises:
             ImageError: No primary image, or not (H, W, 3) uint8.

@@ -1,6 +1,7 @@
 """From a camera message to an answer that was executed or refused. No rclpy in here.
 
-The camera callback only stores; a thread of its own decodes, predicts and settles.
+The camera callback only stores; a thread of its own decodes, predicts and settles. While the policy
+is busy with one frame, another thread decodes and resizes the next.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ JOIN_S = 2.0  # longest wait for an answer in flight, so that deactivate and SIG
 
 
 class Answering:
-    """Owns the thread that owns the policy; one frame is answered at a time, the newest first."""
+    """Owns the thread that owns the policy; one frame is answered at a time, the newest first.
+
+    A frame is prepared shortly before the policy is free (`InferenceWorker`): the answer is as old
+    as if the policy's own thread had prepared it, and the next one comes sooner.
+    """
 
     def __init__(
         self,
@@ -48,13 +53,13 @@ class Answering:
         ee_pose: Callable[[], EndEffectorPose | None],
         judge: Callable[[], Verdict],
     ) -> None:
-        """Start the thread.
+        """Start the threads.
 
         Args:
             policy: Loaded and self-tested.
             shared: What the stream sees too.
             decode: Message → (H, W, 3) uint8 RGB.
-            on_answer: Publishes an answer; called in this thread, under the lock.
+            on_answer: Publishes an answer; called in the policy's thread, under the lock.
             ee_pose: Where the end effector is; None when that is not known.
             judge: Whether an answer of this moment may move the arm; called under the lock.
         """
@@ -70,6 +75,8 @@ class Answering:
         self.view = self._predictor.view
         self._worker: InferenceWorker[Frame] = InferenceWorker(
             self._process,
+            look_ahead=self._predictor.prepare,
+            on_replaced=self._replaced,
             min_interval_s=1.0 / config.timing.policy_rate,
             clock=clocks.steady_s,
         )
@@ -97,7 +104,7 @@ class Answering:
         return self._worker.wait_until_idle(JOIN_S)
 
     def close(self) -> bool:
-        """End the thread; return False when the policy is still busy after a while."""
+        """End the threads; return False when the policy is still busy after a while."""
         return self._worker.close(JOIN_S)
 
     def drop_waiting(self) -> None:
@@ -148,7 +155,11 @@ class Answering:
             return False, f"no answer within {timeout_s:g} s; it will still appear on ~/action."
         return reply.success, reply.text
 
-    # In the policy's thread -----------------------------------------------------------------------
+    # In the worker's threads ----------------------------------------------------------------------
+
+    def _replaced(self, frame: Frame) -> None:
+        with self._shared.lock:
+            self._drop(frame)
 
     def _process(self, frame: Frame) -> None:
         shared = self._shared

@@ -1,8 +1,10 @@
-"""One camera message → one prediction, with its cost. Runs in the worker's thread."""
+"""One camera message → one prediction, with its cost. Runs in the threads of the worker."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +19,28 @@ from openvla_ros.types import PRIMARY, Observation, Policy, Prediction
 
 @dataclass(frozen=True)
 class Measured:
-    """A prediction and its cost in milliseconds: message → RGB, and the call of the policy."""
+    """A prediction and its cost in milliseconds: message → RGB, and the policy's two calls.
+
+    What was prepared ahead is counted too, although nobody waited for it.
+    """
 
     prediction: Prediction
     preprocess_ms: float
     inference_ms: float
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A frame as the policy takes it, and the cost of that in milliseconds."""
+
+    frame: Frame
+    observation: Observation
+    decode_ms: float
+    prepare_ms: float
+
+
 class Predictor:
-    """Decodes, crops, and asks the policy."""
+    """Decodes, crops, and asks the policy. One thread may prepare while another predicts."""
 
     def __init__(
         self,
@@ -40,6 +55,13 @@ class Predictor:
         self._roi = roi
         self._steady_s = steady_s
         self._log = log
+        self._newest: Prepared | None = None
+        self._preparing = threading.Lock()
+
+    def prepare(self, frame: Frame) -> None:
+        """Do early what `predict` would do first, and hold it ready for that frame alone."""
+        with contextlib.suppress(Exception):  # `predict` meets it again, and raises it
+            self._prepared(frame)
 
     def predict(self, frame: Frame) -> Measured:
         """Return the policy's answer to a frame.
@@ -48,15 +70,14 @@ class Predictor:
             ImageError: The message cannot be decoded, or `image_roi` does not fit it.
             Exception: Whatever the policy raises; running out of memory only the second time.
         """
-        start_s = self._steady_s()
-        image = crop(self._decode(frame.message), self._roi)
-        decoded_s = self._steady_s()
-        prediction = self._ask(frame, image)
-        return Measured(
-            prediction,
-            preprocess_ms=(decoded_s - start_s) * 1000.0,
-            inference_ms=(self._steady_s() - decoded_s) * 1000.0,
-        )
+        try:
+            return self._measured(frame)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._log.warning(f"out of memory; emptying the cache, then once more: {error}")
+        empty_gpu_cache()
+        return self._measured(frame)
 
     def view(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
         """Return the picture of a frame, and what the network gets of it.
@@ -69,18 +90,35 @@ class Predictor:
         picture = self._decode(frame.message)
         return picture, self._policy.view(crop(picture, self._roi))
 
-    def _ask(self, frame: Frame, image: np.ndarray) -> Prediction:
-        observation = Observation(
-            images={PRIMARY: image}, instruction=frame.instruction, stamp_ns=frame.stamp_ns
+    def _measured(self, frame: Frame) -> Measured:
+        prepared = self._prepared(frame)
+        start_s = self._steady_s()
+        prediction = self._policy.predict(prepared.observation)
+        predict_ms = (self._steady_s() - start_s) * 1000.0
+        return Measured(prediction, prepared.decode_ms, prepared.prepare_ms + predict_ms)
+
+    def _prepared(self, frame: Frame) -> Prepared:
+        """Return a frame prepared now or before; waits when another thread is preparing it."""
+        with self._preparing:
+            if self._newest is None or self._newest.frame is not frame:
+                self._newest = self._prepare(frame)
+            return self._newest
+
+    def _prepare(self, frame: Frame) -> Prepared:
+        start_s = self._steady_s()
+        image = crop(self._decode(frame.message), self._roi)
+        decoded_s = self._steady_s()
+        observation = self._policy.prepare(
+            Observation(
+                images={PRIMARY: image}, instruction=frame.instruction, stamp_ns=frame.stamp_ns
+            )
         )
-        try:
-            return self._policy.predict(observation)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            self._log.warning(f"out of memory; emptying the cache, then once more: {error}")
-        empty_gpu_cache()
-        return self._policy.predict(observation)
+        return Prepared(
+            frame,
+            observation,
+            decode_ms=(decoded_s - start_s) * 1000.0,
+            prepare_ms=(self._steady_s() - decoded_s) * 1000.0,
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
