@@ -1,28 +1,50 @@
 """What runs for one length of prompt: static inputs and outputs, and the stages that join them.
 
-A stage runs unrecorded the first time and is captured as a CUDA graph the second.
+On a GPU every stage is recorded as a CUDA graph when the program is made, so an action's first call
+costs as much as its hundredth. Which ids count is not decided here: see `drafting`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from openvla_ros.model.modeling import GeneratedTokens
-
 if TYPE_CHECKING:
     from openvla_ros.engine.engine import Engine
 
-_EVENTS = 32  # stages of one action, at most
+#: Positions that a pass takes at once, at most: what the GPU kernels are made for.
+MAX_ROWS = 8
+_EVENTS = 64  # stages of one action, at most
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What follows each of M consecutive positions.
+
+    Attributes:
+        ids: (M,) ids of the highest logits.
+        margins: (M,) by how much those are higher than the second highest.
+        probabilities: (M,) of the ids.
+        logits: (M, V) float32 on the device; the program's next run overwrites them.
+    """
+
+    ids: list[int]
+    margins: list[float]
+    probabilities: list[float]
+    logits: torch.Tensor
 
 
 class Program:
-    """Inputs, graphs and clock that every way of decoding has.
+    """Inputs, stages, graphs and clock for one length of prompt and of action.
+
+    The prompt's pass always has room for a draft behind the prompt, used or not: the prompt's own
+    rows then go through products of one shape, and have the same bits with any draft and without.
 
     Args:
         engine: Vision, language model and graph pool.
@@ -32,18 +54,42 @@ class Program:
 
     def __init__(self, engine: Engine, prompt_length: int, action_dim: int) -> None:
         device = engine.device
+        on_gpu = device.type == "cuda"
         self.engine = engine
         self.action_dim = action_dim
+        self.rows = min(action_dim, MAX_ROWS)  # of the draft's part of `begin`, and of a pass
         self.start = engine.patch_positions + prompt_length  # position of the first action id
+        self.limit = self.start + 2 * action_dim  # where a pass from the last id ends
         self.input_ids = torch.zeros(prompt_length, dtype=torch.int64, device=device)
         self.pixel_values = torch.zeros(engine.pixel_shape, device=device)
+        self.drafts = torch.zeros(self.rows, dtype=torch.int64, device=device)
+        self.position = torch.full((1,), self.start, dtype=torch.int32, device=device)
+        self.positions = torch.arange(self.start, self.limit, dtype=torch.int32, device=device)
         self.patches = torch.empty(0)
-        on_gpu = device.type == "cuda"
+        self.clock = _Clock(device)
         self._host_ids = torch.zeros(prompt_length, dtype=torch.int64)
         self._staging = torch.empty(engine.pixel_shape, pin_memory=on_gpu)
-        self.clock = _Clock(device)
-        self._runs: dict[str, int] = {}
+        self._stages: dict[str, Callable[[], None]] = {
+            "towers_ms": self._see,
+            "prefill_ms": self._prefill,
+            "decode_ms": self._decode,
+            "pass_ms": self._pass,
+        }
+        self._results: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         self._graphs: dict[str, torch.cuda.CUDAGraph] = {}
+
+    def record(self) -> None:
+        """Run every stage once and record it, where there are graphs.
+
+        Raises:
+            Exception: What a stage raised, for example out of memory; the program is then unusable.
+        """
+        if self.engine.graph_pool is None:
+            return
+        for run in self._stages.values():  # unrecorded: compiles kernels, makes libraries ready
+            run()
+        for name, run in self._stages.items():
+            self._graphs[name] = self._capture(run)
 
     def load(self, input_ids: torch.Tensor, pixel_values: torch.Tensor) -> None:
         """Copy the inputs of the next run."""
@@ -61,169 +107,98 @@ class Program:
             self.pixel_values.copy_(pixel_values[0])
         self.clock.mark("copy_ms")
 
-    def see(self) -> None:
-        """Stage: the image as language embeddings."""
-        self.patches = self.engine.vision(self.pixel_values)
-
-    def embed_prompt(self) -> list[torch.Tensor]:
-        """Return embeddings of BOS, the image and the rest of the prompt, (.., D) each."""
-        text = F.embedding(self.input_ids, self.engine.language.weights.embedding)
-        return [text[:1], self.patches, text[1:]]
-
-    def stage(self, name: str, run: Callable[[], None]) -> None:
-        """Do what `run` does: by itself, or by replaying what it launched before."""
-        self._runs[name] = self._runs.get(name, 0) + 1
-        if self.engine.graph_pool is None or self._runs[name] == 1:
-            run()
+    def begin(self, draft: Sequence[int] | None = None) -> None:
+        """Launch towers and prompt; a draft's first `rows` - 1 ids follow the prompt."""
+        if draft is None:
+            self.drafts.zero_()
         else:
-            if name not in self._graphs:
-                self._graphs[name] = self._capture(run)
-            self._graphs[name].replay()
-        self.clock.mark(name)
-
-    def _capture(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        pool = self.engine.graph_pool
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            run()
-        return graph
-
-
-class PlainProgram(Program):
-    """One id after another."""
-
-    def __init__(self, engine: Engine, prompt_length: int, action_dim: int) -> None:
-        super().__init__(engine, prompt_length, action_dim)
-        limit = self.start + action_dim
-        self.limit = limit
-        self.positions = torch.arange(
-            self.start, limit, dtype=torch.int32, device=self.input_ids.device
-        )
-        self.logits: list[torch.Tensor] = []
-        self.tokens: list[torch.Tensor] = []
-        self.all_logits = torch.empty(0)
-        self.answer = torch.empty(0)
-
-    def run(self) -> GeneratedTokens:
-        """Return the ids for the inputs as they are."""
+            self.drafts.copy_(torch.tensor(draft[: self.rows]), non_blocking=True)
         # Apart from the prompt: the host launches one while the device computes the other.
-        self.stage("towers_ms", self.see)
-        self.stage("prefill_ms", self._prefill)
-        self.stage("decode_ms", self._decode)
-        ids, probabilities = self.answer.tolist()  # the one point where the host waits
-        return GeneratedTokens(
-            token_ids=[int(token) for token in ids],
-            token_probabilities=tuple(probabilities),
-            logits=self.all_logits.clone(),  # the next run overwrites them
-            timings=self.clock.timings(),
-            passes=self.action_dim,
-        )
+        self._run("towers_ms")
+        self._run("prefill_ms")
 
-    def _prefill(self) -> None:
-        logits, tokens = self.engine.language.prefill(torch.cat(self.embed_prompt()), wanted=1)
-        self.logits, self.tokens = [logits], [tokens]
+    def drafted(self) -> Rows:
+        """Return the `rows` rows of `begin`: what follows the prompt, and each drafted id."""
+        return self._read("prefill_ms")
 
-    def _decode(self) -> None:
-        for i in range(self.action_dim - 1):
-            position = self.positions[i : i + 1]
-            logits, token = self.engine.language.step(self.tokens[-1], position, self.limit)
-            self.logits.append(logits)
-            self.tokens.append(token)
-        self.all_logits = torch.cat(self.logits).float()  # (n, V)
-        ids = torch.cat(self.tokens)
-        chosen = self.all_logits.gather(1, ids[:, None])[:, 0]
-        probabilities = (chosen - self.all_logits.logsumexp(dim=-1)).exp()
-        self.answer = torch.stack([ids.float(), probabilities])  # ids are exact in float32
+    def decode(self) -> Rows:
+        """Return n rows: the first of `begin`, then one id after another."""
+        self._run("decode_ms")
+        return self._read("decode_ms")
 
-
-class DraftProgram(Program):
-    """A draft checked inside the prefill, then passes that check all that remains at once.
-
-    The first pass begins at the first action id, whatever the prefill accepted: it costs the same,
-    and every key, value and logit of it has the bits of plain decoding. Only an action that needs
-    no pass at all rests on the prefill's rounding, and the margin guards it.
-    """
-
-    def __init__(self, engine: Engine, prompt_length: int, action_dim: int) -> None:
-        super().__init__(engine, prompt_length, action_dim)
-        device = self.input_ids.device
-        self.limit = self.start + 2 * action_dim
-        self.drafts = torch.zeros(action_dim, dtype=torch.int64, device=device)
-        self.position = torch.zeros(1, dtype=torch.int32, device=device)
-        self.results: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.logits = torch.empty(0)
-
-    def run(self, draft: Sequence[int], margin: float) -> GeneratedTokens:
-        """Return the ids for the inputs as they are.
+    def check(self, ids: Sequence[int], first: int) -> Rows:
+        """Return `rows` rows of one pass: what follows each of the ids from action id `first` on.
 
         Args:
-            draft: n ids.
-            margin: Least margin of ids that rest on the prefill alone.
+            ids: At least `first` + 1 of the action's. What is missing is filled up with any.
+            first: Place of the first id of the pass in the action.
         """
-        n = self.action_dim
-        self.drafts.copy_(torch.tensor(draft), non_blocking=True)
-        self.stage("towers_ms", self.see)
-        ids, margins, chances = self._read("prefill_ms", self._prefill)
-        self.logits = self.results["prefill_ms"][0].clone()
-        known = 1 + _leading_matches(draft, ids, n - 1)
-        accepted = known - 1
-        is_final = known == n and min(margins[1:], default=margin) >= margin
-        passes, first = 1, 0
-        while not is_final:
-            guesses = ids[:]  # row i answers what follows the ids before it
-            inputs = (guesses[first:] + guesses)[:n]
-            self.drafts.copy_(torch.tensor(inputs), non_blocking=True)
-            self.position.fill_(self.start + first)
-            found, _, sure = self._read("pass_ms", self._pass)
-            passes += 1
-            count = n - 1 - first  # rows whose answers belong to this action
-            right = 1 + _leading_matches(inputs[1:], found, count - 1)
-            ids[first + 1 :], chances[first + 1 :] = found[:count], sure[:count]
-            self.logits[first + 1 :] = self.results["pass_ms"][0][:count]
-            first += right
-            is_final = first >= n - 1
-        return GeneratedTokens(
-            token_ids=ids,
-            token_probabilities=tuple(chances),
-            logits=self.logits,
-            timings=self.clock.timings(),
-            passes=passes,
-            drafts_accepted=accepted,
-        )
+        taken = [*ids[first : first + self.rows], *([0] * self.rows)][: self.rows]
+        self.drafts.copy_(torch.tensor(taken), non_blocking=True)
+        self.position.fill_(self.start + first)
+        self._run("pass_ms")
+        return self._read("pass_ms")
 
-    def _read(
-        self, name: str, run: Callable[[], None]
-    ) -> tuple[list[int], list[float], list[float]]:
-        self.stage(name, run)
-        ids, margins, chances = self.results[name][1].tolist()
-        return [int(token) for token in ids], margins, chances
+    def _see(self) -> None:
+        self.patches = self.engine.vision(self.pixel_values)
 
     def _prefill(self) -> None:
         language = self.engine.language
-        drafted = F.embedding(self.drafts[:-1], language.weights.embedding)
-        x = torch.cat([*self.embed_prompt(), drafted])
-        self._keep("prefill_ms", *language.prefill(x, wanted=self.action_dim))
+        table = language.weights.embedding
+        text, drafted = F.embedding(self.input_ids, table), F.embedding(self.drafts[:-1], table)
+        x = torch.cat([text[:1], self.patches, text[1:], drafted])  # BOS, image, prompt, draft
+        self._keep("prefill_ms", *language.prefill(x, wanted=self.rows))
+
+    def _decode(self) -> None:
+        logits, ids, _ = self._results["prefill_ms"]
+        rows, tokens = [logits[:1]], [ids[:1]]
+        for i in range(self.action_dim - 1):
+            found, token = self.engine.language.step(
+                tokens[-1], self.positions[i : i + 1], self.limit
+            )
+            rows.append(found.float())
+            tokens.append(token)
+        self._keep("decode_ms", torch.cat(rows), torch.cat(tokens))
 
     def _pass(self) -> None:
-        language = self.engine.language
-        self._keep("pass_ms", *language.step(self.drafts, self.position, self.limit))
+        self._keep("pass_ms", *self.engine.language.step(self.drafts, self.position, self.limit))
 
     def _keep(self, name: str, logits: torch.Tensor, ids: torch.Tensor) -> None:
-        """Keep logits (n, V), and ids, margins and probabilities (3, n) for the host."""
+        """Keep logits (M, V), ids (M,), and both with margins and probabilities for the host."""
         logits = logits.float()
         highest = logits.gather(1, ids[:, None])
         second = logits.scatter(1, ids[:, None], float("-inf")).amax(dim=1)
         chances = (highest[:, 0] - logits.logsumexp(dim=1)).exp()
-        answer = torch.stack([ids.float(), highest[:, 0] - second, chances])
-        self.results[name] = (logits, answer)
+        answer = torch.stack([ids.float(), highest[:, 0] - second, chances])  # ids are exact
+        self._results[name] = (logits, ids, answer)
 
+    def _read(self, name: str) -> Rows:
+        logits, _, answer = self._results[name]
+        ids, margins, chances = answer.tolist()  # the one point where the host waits
+        return Rows([int(token) for token in ids], margins, chances, logits)
 
-def _leading_matches(expected: Sequence[int], found: Sequence[int], most: int) -> int:
-    """Return how many of the first `most` ids agree before one does not."""
-    for i in range(most):
-        if expected[i] != found[i]:
-            return i
-    return max(most, 0)
+    def _run(self, name: str) -> None:
+        if name in self._graphs:
+            self._graphs[name].replay()
+        else:
+            self._stages[name]()
+        self.clock.mark(name)
+
+    def _capture(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        failure: Exception | None = None
+        pool = self.engine.graph_pool
+        try:
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                try:
+                    run()
+                except Exception as error:  # ending the capture raises too, and would hide it
+                    failure = error
+        except RuntimeError as ending:
+            raise failure or ending from ending
+        if failure is not None:
+            raise failure
+        return graph
 
 
 class _Clock:

@@ -35,6 +35,10 @@ class GeneratedTokens:
         timings: Milliseconds of "prefill_ms" (towers and first id) and "decode_ms" (the others).
         passes: Forward passes of the language model.
         drafts_accepted: Ids of a draft that the first pass confirmed.
+        margins: By how much each id's logit exceeds the second highest; empty when not computed.
+        guard_fired: Whether a draft that the first pass confirmed was computed again, because a
+            margin was too small to be sure.
+        settled_by_model: Whether the Hugging Face modules decided, because a margin was.
     """
 
     token_ids: list[int]
@@ -43,6 +47,9 @@ class GeneratedTokens:
     timings: dict[str, float]
     passes: int
     drafts_accepted: int = 0
+    margins: tuple[float, ...] = ()
+    guard_fired: bool = False
+    settled_by_model: bool = False
 
 
 class OpenVLAForActionPrediction(PreTrainedModel):
