@@ -308,14 +308,8 @@ class OpenVLAPolicy:
         return self._generate(self.processor(image, _TEST_INSTRUCTION), 1).logits
 
     def _generate(self, inputs: ProcessedInput, action_dim: int) -> GeneratedTokens:
-        if self.engine is not None:  # which copies to the device by itself
-            return self.engine.generate_action_tokens(
-                inputs.input_ids, inputs.pixel_values, action_dim
-            )
-        device = self.model.device
-        return self.model.generate_action_tokens(
-            inputs.input_ids.to(device), inputs.pixel_values.to(device), action_dim
-        )
+        network = self.model if self.engine is None else self.engine
+        return network.generate_action_tokens(inputs.input_ids, inputs.pixel_values, action_dim)
 
     def _test_tokens(self, image: np.ndarray) -> list[int]:
         key = self._info.unnorm_key or next(iter(self.norm_stats))

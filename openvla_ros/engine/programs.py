@@ -98,13 +98,13 @@ class Program:
         if not torch.equal(ids, self._host_ids):
             self._host_ids = ids.clone()
             self.input_ids.copy_(ids)
-        if pixel_values.device.type == "cpu":
+        if pixel_values.device.type == "cpu" and not pixel_values.is_pinned():
             # A run ends with the host waiting, so the last copy out of this buffer is done. NumPy
             # copies in this thread: waking torch's others takes longer than the copy.
             np.copyto(self._staging.numpy(), pixel_values[0].numpy())
             self.pixel_values.copy_(self._staging, non_blocking=True)
         else:
-            self.pixel_values.copy_(pixel_values[0])
+            self.pixel_values.copy_(pixel_values[0], non_blocking=True)
         self.clock.mark("copy_ms")
 
     def begin(self, draft: Sequence[int] | None = None) -> None:

@@ -32,7 +32,7 @@ class GeneratedTokens:
         token_ids: n ids, in order.
         token_probabilities: Softmax probability of each chosen id.
         logits: (n, vocabulary) float32, on the model's device.
-        timings: Milliseconds of "prefill_ms" (towers and first id) and "decode_ms" (the others).
+        timings: Milliseconds by stage, named as in `types.STAGES`.
         passes: Forward passes of the language model.
         drafts_accepted: Ids of a draft that the first pass confirmed.
         margins: By how much each id's logit exceeds the second highest; empty when not computed.
@@ -121,6 +121,7 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         use_cache: bool = False,
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
+        patches: torch.Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Return logits (B, P + T, vocabulary) and, with labels, the loss.
 
@@ -133,12 +134,15 @@ class OpenVLAForActionPrediction(PreTrainedModel):
             use_cache: Whether to return a cache.
             logits_to_keep: Only the last so many positions get logits; 0 is all of them.
             return_dict: Accepted because PEFT passes it; the output is always a named one.
+            patches: (B, P, D) from `embed_image`, instead of `pixel_values`.
 
         Source: openvla @ c8f03f4, PrismaticForConditionalGeneration.forward.
         """
         embeddings = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
-            patches = self.embed_image(pixel_values).to(embeddings.dtype)
+            patches = self.embed_image(pixel_values)
+        if patches is not None:
+            patches = patches.to(embeddings.dtype)
             embeddings = _insert_after_first(embeddings, patches)  # (B, P + T, D)
             count = patches.shape[1]
             if attention_mask is not None:
@@ -173,7 +177,11 @@ class OpenVLAForActionPrediction(PreTrainedModel):
             action_dim: Number of ids to generate.
         """
         clock = _StageClock(self.device)
-        logits, cache = self.prefill(input_ids, pixel_values)
+        input_ids, pixel_values = input_ids.to(self.device), pixel_values.to(self.device)
+        clock.stage("copy_ms")
+        patches = self.embed_image(pixel_values)
+        clock.stage("towers_ms")
+        logits, cache = self.prefill(input_ids, patches=patches)
         clock.stage("prefill_ms")
         rows = [logits]
         for _ in range(action_dim - 1):
@@ -189,18 +197,24 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         )
 
     def prefill(
-        self, input_ids: torch.Tensor, pixel_values: torch.Tensor
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        *,
+        patches: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, DynamicCache]:
         """Return the logits (1, vocabulary) float32 that follow image and prompt, and the cache.
 
         Args:
             input_ids: (1, T) int64.
             pixel_values: (1, 3 or 6, H, W).
+            patches: (1, P, D) from `embed_image`, instead of `pixel_values`.
         """
         cache = DynamicCache()
         output = self(
             input_ids=input_ids,
             pixel_values=pixel_values,
+            patches=patches,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
