@@ -1,4 +1,4 @@
-"""One thread, one slot: the newest job wins, nothing queues, and the end is bounded."""
+"""The newest job wins, nothing queues, the next one is looked at in time, the end is bounded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from openvla_ros.ros.worker import InferenceWorker, Pace
+from openvla_ros.ros.worker import LEAD, InferenceWorker, Pace
 
 PATIENCE_S = 10.0  # only ever waited for by a test that fails
 
@@ -226,3 +226,224 @@ def test_closing_leaks_no_thread(desk: Desk, make: Callable) -> None:
         worker.offer("a")
         assert worker.close(PATIENCE_S)
     assert threading.active_count() == before
+
+
+# Looking ahead ------------------------------------------------------------------------------------
+
+
+class Study:
+    """A worker that looks ahead, on a clock that stands still unless the test moves it.
+
+    Attributes:
+        now_s: Steady time. Spans are milliseconds: the worker really waits for them.
+        desk: Where jobs are handled.
+        glance: Where they are looked at.
+        replaced: Jobs that were looked at and then replaced.
+    """
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.desk, self.glance = Desk(), Desk()
+        self.replaced: list[object] = []
+        self.worker: InferenceWorker = InferenceWorker(
+            self.desk.handle,
+            look_ahead=self.glance.handle,
+            on_replaced=self.replaced.append,
+            clock=lambda: self.now_s,
+        )
+
+    def handle_one(self, job: object, took_s: float) -> None:
+        """Let the worker handle a job, from its idle state to its idle state."""
+        self.begin(job)
+        self.now_s += took_s
+        self.desk.finish()
+        assert self.worker.wait_until_idle(PATIENCE_S)
+
+    def begin(self, job: object) -> None:
+        """Let the worker begin a job."""
+        count = len(self.desk.started)
+        self.worker.offer(job)
+        self.desk.wait_started(count + 1)
+
+    def look_at(self, job: object) -> None:
+        """Offer a job while the worker is busy, and return when it is being looked at."""
+        count = len(self.glance.started)
+        self.worker.offer(job)
+        self.glance.wait_started(count + 1)
+        assert self.glance.started[-1] == job
+
+    def finish_look(self) -> None:
+        """Let the look end, and return when the worker knows."""
+        self.glance.finish()
+        with self.worker._changed:
+            assert self.worker._changed.wait_for(lambda: not self.worker._is_looking, PATIENCE_S)
+
+
+@pytest.fixture
+def study() -> Iterator[Study]:
+    study = Study()
+    yield study
+    for desk in (study.desk, study.glance):
+        desk.finish(1000)
+    assert study.worker.close(PATIENCE_S)
+
+
+def test_the_next_job_is_looked_at_while_the_one_before_is_handled(study: Study) -> None:
+    study.handle_one("a", took_s=0.01)
+    study.begin("b")
+    study.look_at("c")
+    assert study.desk.started == ["a", "b"], "b is still being handled"
+    study.finish_look()
+    study.desk.finish(2)
+    assert study.worker.wait_until_idle(PATIENCE_S)
+    assert study.desk.started == ["a", "b", "c"]
+    assert study.glance.started == ["c"], "once is enough"
+
+
+def test_nothing_is_looked_at_before_it_is_known_how_long_a_job_takes(study: Study) -> None:
+    study.begin("a")
+    study.worker.offer("b")
+    study.now_s += 10.0
+    study.desk.finish(2)
+    assert study.worker.wait_until_idle(PATIENCE_S)
+    assert study.desk.started == ["a", "b"]
+    assert study.glance.started == []
+
+
+def test_a_job_is_looked_at_as_late_as_it_can_be(study: Study) -> None:
+    """A frame that waits gets old: at 30 Hz and 0.2 s an answer, five of six looks were wasted."""
+    study.handle_one("a", took_s=0.02)
+    study.begin("b")
+    study.look_at("c")
+    study.now_s += 0.004  # so long takes a look
+    study.finish_look()
+    study.now_s += 0.016
+    study.desk.finish()
+    study.desk.wait_started(3)  # c, and it is expected to take 0.02 s again
+    study.now_s += 0.02 - LEAD * 0.004 - 0.001
+    assert study.worker.offer("d") is None
+    assert not study.worker.wait_until_idle(0.1), "the clock stands still"
+    assert study.worker.offer("e") == "d", "d was not looked at"
+    assert study.glance.started == ["c"]
+    study.now_s += 0.001
+    study.glance.wait_started(2)
+    assert study.glance.started == ["c", "e"]
+
+
+def test_the_interval_holds_for_looks_too(study: Study) -> None:
+    """What is looked at before the pace lets it begin is old when it begins."""
+    study.handle_one("a", took_s=0.001)
+    study.now_s += 1.0
+    study.worker.pace.interval_s = 0.05
+    study.begin("b")
+    study.worker.offer("c")
+    study.now_s += 0.045
+    assert not study.worker.wait_until_idle(0.1), "the clock stands still"
+    assert study.glance.started == []
+    study.now_s += 0.005
+    study.glance.wait_started(1)
+
+
+def test_a_job_that_is_being_looked_at_is_next_whatever_comes_meanwhile(study: Study) -> None:
+    """Or a look that takes longer than the camera's period would never be used."""
+    study.handle_one("a", took_s=0.01)
+    study.begin("b")
+    study.look_at("c")
+    assert study.worker.offer("d") is None
+    study.desk.finish()
+    study.desk.wait_started(3)
+    assert study.desk.started[-1] == "c", "taken while the look goes on: `handle` waits for it"
+    study.glance.finish(2)
+    study.desk.finish(2)
+    assert study.worker.wait_until_idle(PATIENCE_S)
+    assert study.desk.started == ["a", "b", "c", "d"]
+
+
+def test_a_newer_job_pushes_out_one_that_was_looked_at(study: Study) -> None:
+    study.handle_one("a", took_s=0.01)
+    study.begin("b")
+    study.look_at("c")
+    study.finish_look()
+    study.now_s += 0.02  # b takes longer than expected
+    assert study.worker.offer("d") == "c"
+    study.glance.wait_started(2)
+    study.finish_look()
+    study.desk.finish(2)
+    assert study.worker.wait_until_idle(PATIENCE_S)
+    assert study.desk.started == ["a", "b", "d"]
+
+
+def test_what_came_during_a_look_replaces_it_when_the_worker_stays_busy(study: Study) -> None:
+    study.handle_one("a", took_s=0.01)
+    study.begin("b")
+    study.look_at("c")
+    assert study.worker.offer("d") is None
+    study.now_s += 0.02  # b takes longer than expected
+    study.glance.finish()
+    study.glance.wait_started(2)
+    assert study.glance.started == ["c", "d"]
+    assert study.replaced == ["c"]
+    study.glance.finish()
+    study.desk.finish(2)
+    assert study.worker.wait_until_idle(PATIENCE_S)
+    assert study.desk.started == ["a", "b", "d"]
+
+
+def test_an_urgent_job_comes_before_one_that_was_looked_at(study: Study) -> None:
+    study.handle_one("a", took_s=0.01)
+    study.begin("b")
+    study.look_at("c")
+    study.finish_look()
+    assert study.worker.offer_urgent("urgent")
+    study.desk.finish(3)
+    assert study.worker.wait_until_idle(PATIENCE_S)
+    assert study.desk.started == ["a", "b", "urgent", "c"]
+
+
+def test_clear_hands_back_what_is_being_looked_at(study: Study) -> None:
+    study.handle_one("a", took_s=0.01)
+    study.begin("b")
+    study.look_at("c")
+    study.worker.offer("d")
+    assert study.worker.clear() == ["c", "d"]
+    study.desk.finish()
+    assert not study.worker.wait_until_idle(0.05), "the look goes on"
+    study.finish_look()
+    assert study.worker.wait_until_idle(PATIENCE_S)
+    assert study.desk.started == ["a", "b"]
+
+
+def test_close_is_bounded_when_a_look_hangs(study: Study) -> None:
+    study.handle_one("a", took_s=0.01)
+    study.begin("b")
+    study.look_at("c")
+    study.desk.finish()
+    assert study.worker.close(0.05) is False
+    study.glance.finish()
+    assert study.worker.close(PATIENCE_S) is True
+
+
+def test_with_a_look_ahead_too_every_job_is_handled_or_handed_back() -> None:
+    handled: list[int] = []
+    replaced: list[int] = []
+    rng = np.random.default_rng(5)
+    worker: InferenceWorker[int] = InferenceWorker(
+        lambda job: (_spin(30), handled.append(job))[0],
+        look_ahead=lambda job: _spin(10),
+        on_replaced=replaced.append,
+    )
+    returned = []
+    for job in range(3000):
+        returned.append(worker.offer(job))
+        _spin(int(rng.integers(0, 30)))
+    assert worker.wait_until_idle(PATIENCE_S)
+    assert worker.close(PATIENCE_S)
+    returned = [job for job in returned if job is not None]
+    assert sorted(handled + returned + replaced) == list(range(3000))
+    assert handled == sorted(handled), "never an older one after a newer one"
+
+
+def _spin(turns: int) -> None:
+    """Give the other threads so many turns."""
+    for _ in range(turns):
+        threading.Event().wait(0)

@@ -68,9 +68,14 @@ class TowerTransform:
         if len(self.std) != 3 or not np.isfinite(self.std).all() or min(self.std) <= 0:
             raise ValueError(f"std must be three numbers above 0, not {list(self.std)}")
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """Return (3, h, w) float32, normalised."""
-        pixels = np.asarray(self.resized(image), np.float32).transpose(2, 0, 1)
+    @property
+    def geometry(self) -> tuple[object, ...]:
+        """What decides the result of `resized`: towers that share it see the same picture."""
+        return self.resize, self.interpolation, self.crop
+
+    def normalized(self, resized: Image.Image) -> np.ndarray:
+        """Return (3, h, w) float32 of what `resized` returned."""
+        pixels = np.asarray(resized, np.float32).transpose(2, 0, 1)
         mean = np.asarray(self.mean, np.float32)[:, None, None]
         std = np.asarray(self.std, np.float32)[:, None, None]
         return (pixels / np.float32(255) - mean) / std
@@ -181,7 +186,9 @@ class ImageProcessor:
     def tower_pixels(self, image: Image.Image) -> list[np.ndarray]:
         """Return the normalised pixels of each tower, (3, h, w) float32."""
         image = self._padded(image)
-        return [tower(image) for tower in self.towers]
+        different = {tower.geometry: tower for tower in self.towers}
+        pictures = {geometry: tower.resized(image) for geometry, tower in different.items()}
+        return [tower.normalized(pictures[tower.geometry]) for tower in self.towers]
 
     def _padded(self, image: Image.Image) -> Image.Image:
         fill = self.letterbox_fill
