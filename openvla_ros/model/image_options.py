@@ -10,8 +10,9 @@ vectors in test/reference are its output.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -140,13 +141,9 @@ def resize_lanczos3(image: np.ndarray, size: int) -> np.ndarray:
     Source: tf.image.resize(method="lanczos3", antialias=True), then round, clip, cast.
     """
     height, width, _ = image.shape
-    pixels = image.astype(np.float32)
-    half = np.zeros((size, width, 3), np.float32)
-    for source, weight in _lanczos3_taps(height, size):
-        half += weight[:, None, None] * pixels[source]
-    full = np.zeros((size, size, 3), np.float32)
-    for source, weight in _lanczos3_taps(width, size):
-        full += weight[None, :, None] * half[:, source]
+    half = _weighted_rows(image.astype(np.float32), _lanczos3_taps(height, size))
+    columns = np.ascontiguousarray(half.transpose(1, 0, 2))  # (width, size, 3)
+    full = _weighted_rows(columns, _lanczos3_taps(width, size)).transpose(1, 0, 2)
     return np.clip(np.rint(full), 0, 255).astype(np.uint8)
 
 
@@ -182,7 +179,19 @@ def _bilinear_taps(
     return floor.astype(int), ceil.astype(int), position - floor
 
 
-def _lanczos3_taps(length: int, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _weighted_rows(pixels: np.ndarray, taps: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return for each output row the sum of the rows that the taps name, (size, .., 3) float32."""
+    total = np.zeros((len(taps[0][0]), *pixels.shape[1:]), np.float32)
+    part = np.empty_like(total)  # one for all taps: fresh memory takes longer than the sums
+    for source, weight in taps:
+        np.take(pixels, source, axis=0, out=part, mode="clip")  # "raise" would buffer `out`
+        part *= weight[:, None, None]
+        total += part
+    return total
+
+
+@lru_cache(maxsize=8)  # the sides of a camera's pictures do not change
+def _lanczos3_taps(length: int, size: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     """Return, tap by tap, the input index (size,) and weight (size,) float32 of every output."""
     one, half = np.float32(1), np.float32(0.5)
     spacing = one / (np.float32(size) / np.float32(length))  # input pixels per output pixel
@@ -199,7 +208,7 @@ def _lanczos3_taps(length: int, size: int) -> list[tuple[np.ndarray, np.ndarray]
         kernel = _lanczos3_kernel(positions * (one / stretch))
         starts[row] = start
         weights[row, : stop - start] = kernel * (one / np.cumsum(kernel, dtype=np.float32)[-1])
-    return [(np.minimum(starts + k, length - 1), weights[:, k]) for k in range(taps)]
+    return tuple((np.minimum(starts + k, length - 1), weights[:, k]) for k in range(taps))
 
 
 def _lanczos3_kernel(x: np.ndarray) -> np.ndarray:

@@ -73,12 +73,12 @@ class TowerTransform:
         """What decides the result of `resized`: towers that share it see the same picture."""
         return self.resize, self.interpolation, self.crop
 
-    def normalized(self, resized: Image.Image) -> np.ndarray:
-        """Return (3, h, w) float32 of what `resized` returned."""
-        pixels = np.asarray(resized, np.float32).transpose(2, 0, 1)
-        mean = np.asarray(self.mean, np.float32)[:, None, None]
-        std = np.asarray(self.std, np.float32)[:, None, None]
-        return (pixels / np.float32(255) - mean) / std
+    def normalize(self, resized: Image.Image, pixels: np.ndarray) -> None:
+        """Write what `resized` returned into `pixels`, (3, h, w) float32."""
+        levels = np.asarray(resized).transpose(2, 0, 1)
+        np.divide(levels, np.float32(255), out=pixels, dtype=np.float32)
+        pixels -= np.asarray(self.mean, np.float32)[:, None, None]
+        pixels /= np.asarray(self.std, np.float32)[:, None, None]
 
     def resized(self, image: Image.Image) -> Image.Image:
         """Return the image in the size of the network, before normalisation."""
@@ -166,7 +166,13 @@ class ImageProcessor:
         Raises:
             ImageError: Not an RGB image of 8 bits.
         """
-        return torch.from_numpy(np.concatenate(self.tower_pixels(self.prepare(image))))
+        padded = self._padded(self.prepare(image))
+        pixels = np.empty((3 * len(self.towers), *self.towers[0].crop), np.float32)
+        for i, tower in enumerate(self.towers):
+            if i == 0 or tower.geometry != self.towers[i - 1].geometry:
+                resized = tower.resized(padded)
+            tower.normalize(resized, pixels[3 * i : 3 * i + 3])
+        return torch.from_numpy(pixels)
 
     def prepare(self, image: np.ndarray | Image.Image) -> Image.Image:
         """Return the RGB image after the checkpoint's camera path: what the model really sees."""
@@ -182,13 +188,6 @@ class ImageProcessor:
             ImageError: Not an RGB image of 8 bits.
         """
         return np.asarray(self.towers[0].resized(self._padded(self.prepare(image))))
-
-    def tower_pixels(self, image: Image.Image) -> list[np.ndarray]:
-        """Return the normalised pixels of each tower, (3, h, w) float32."""
-        image = self._padded(image)
-        different = {tower.geometry: tower for tower in self.towers}
-        pictures = {geometry: tower.resized(image) for geometry, tower in different.items()}
-        return [tower.normalized(pictures[tower.geometry]) for tower in self.towers]
 
     def _padded(self, image: Image.Image) -> Image.Image:
         fill = self.letterbox_fill
@@ -391,8 +390,7 @@ def _pad_to_square(image: Image.Image, fill: tuple[int, ...]) -> Image.Image:
 
 def _center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Return the central (height, width); an image smaller than that is padded with black."""
-    left = _crop_offset(image.width, size[1])
-    top = _crop_offset(image.height, size[0])
+    left, top = _crop_offset(image.width, size[1]), _crop_offset(image.height, size[0])
     return image.crop((left, top, left + size[1], top + size[0]))
 
 
