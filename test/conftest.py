@@ -46,6 +46,8 @@ os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = PROFILE
 # Tests marked `gpu` ask for it: OPENVLA_ROS_TEST_GPU=1 python -m pytest -m gpu
 if os.environ.get("OPENVLA_ROS_TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# Rounded weights of tests stay out of the user's cache; tests about it name another folder.
+os.environ["OPENVLA_ROS_CACHE"] = "off"
 # Tiny models are slower on many threads than on few, and tests share the machine.
 os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
 

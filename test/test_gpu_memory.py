@@ -30,6 +30,8 @@ def test_memory_is_counted_per_mode() -> None:
     assert needed["none"] == 2 * 1550
     assert needed["bnb_int8"] == 2 * 550 + 1000
     assert needed["nf4"] == 2 * 550 + 0.5625 * 1000
+    assert needed["int8"] == needed["fp8"] == 2 * 550 + 1000
+    assert needed["int4"] == 2 * 550 + 0.53125 * 1000
 
 
 def free(gib: float):
@@ -66,7 +68,11 @@ def test_a_cpu_is_not_asked() -> None:
 
 @pytest.mark.parametrize(
     ("free_gib", "options"),
-    [(0.9, {}), (0.9, {"quantization": "nf4"}), (30.0, {"min_free_gpu_memory_gib": 31.0})],
+    [
+        (0.9, {}),
+        (0.9, {"quantization": "nf4"}),
+        (30.0, {"min_free_gpu_memory_gib": 31.0}),
+    ],
 )
 def test_a_full_gpu_is_refused_before_anything_is_loaded(
     reference_checkpoints: Path,
@@ -78,7 +84,8 @@ def test_a_full_gpu_is_refused_before_anything_is_loaded(
         raise AssertionError("it was loaded")
 
     monkeypatch.setattr(policy_loading, "choose_device", lambda device: (GPU, "a test"))
-    monkeypatch.setattr(policy_loading, "load_model", must_not_load)
+    for name in ("load_model", "stream"):
+        monkeypatch.setattr(policy_loading, name, must_not_load)
     monkeypatch.setattr(torch.cuda, "mem_get_info", free(free_gib))
     model = ModelConfig(
         checkpoint=str(reference_checkpoints / "A_fused"), dtype="bfloat16", **options
@@ -91,11 +98,9 @@ def test_a_full_gpu_is_refused_before_anything_is_loaded(
 def test_a_gpu_with_room_is_loaded_and_said(
     reference_checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = policy_loading.load_model
+    read = policy_loading.stream
     monkeypatch.setattr(policy_loading, "choose_device", lambda device: (GPU, "a test"))
-    monkeypatch.setattr(
-        policy_loading, "load_model", lambda *a, **k: load(*a, **{**k, "device": CPU})
-    )
+    monkeypatch.setattr(policy_loading, "stream", lambda *a, **k: read(*a, **{**k, "device": CPU}))
     monkeypatch.setattr(torch.cuda, "mem_get_info", free(2.0))
     loaded = OpenVLAPolicy.from_pretrained(reference_checkpoints / "A_fused", dtype="float32")
     assert "2.00 GiB are free" in loaded.info.choices["GPU memory"]

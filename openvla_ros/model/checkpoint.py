@@ -5,13 +5,14 @@ This file knows folders, shards and the hub; it never unpickles and never runs c
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from openvla_ros.errors import CheckpointError, OpenVLAError
 from openvla_ros.model.action_stats import CONFIG_FILE
@@ -19,6 +20,7 @@ from openvla_ros.model.configuration import OpenVLAConfig
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
 from openvla_ros.model.runtime_choices import quantization_config
 from openvla_ros.model.shards import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, Shape
+from openvla_ros.model.tensor_files import StoredTensor, read_header
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 
@@ -146,41 +148,54 @@ def expected_shapes(config: OpenVLAConfig) -> dict[str, Shape]:
     Raises:
         CheckpointError: No network can be built from the numbers in config.json.
     """
-    try:
-        with torch.device("meta"):
-            model = OpenVLAForActionPrediction(config)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise CheckpointError(
-            f"{CONFIG_FILE} describes a network that cannot be built: {_one_line(error)}. Compare "
-            "it with the checkpoint this one was made from."
-        ) from error
-    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    return {key: tuple(value.shape) for key, value in _on_meta(config).state_dict().items()}
+
+
+def empty_model(
+    config: OpenVLAConfig, dtype: torch.dtype, attn_implementation: str = "sdpa"
+) -> OpenVLAForActionPrediction:
+    """Return the model in evaluation mode, all of it on `meta`: shapes without memory.
+
+    Args:
+        config: From `read_config`.
+        dtype: Number format of the weights.
+        attn_implementation: Of the language model: "sdpa" or "eager".
+
+    Raises:
+        CheckpointError: No network can be built from the numbers in config.json.
+    """
+    config = copy.deepcopy(config)
+    config._attn_implementation = attn_implementation
+    config.dtype = config.text_config.dtype = dtype
+    return _on_meta(config).to(dtype).requires_grad_(False).eval()
+
+
+def stored_tensors(checkpoint_dir: Path) -> dict[str, StoredTensor]:
+    """Return key -> where it lies in a folder's safetensors files, reading headers only.
+
+    Raises:
+        CheckpointError: No safetensors files, a shard is absent, or a file is damaged.
+    """
+    found: dict[str, StoredTensor] = {}
+    for path in weight_files(checkpoint_dir):
+        found |= read_header(path).tensors
+    return found
 
 
 def stored_shapes(checkpoint_dir: Path) -> dict[str, Shape]:
     """Return key -> shape of every tensor in a folder's safetensors files, reading headers only.
 
     Raises:
-        CheckpointError: No safetensors files, a shard is absent, or a file is damaged.
+        CheckpointError: As `stored_tensors`.
     """
-    shapes: dict[str, Shape] = {}
-    for path in weight_files(checkpoint_dir):
-        try:
-            with safe_open(path, framework="pt") as tensors:
-                for key in tensors.keys():  # noqa: SIM118 - not a mapping
-                    shapes[key] = tuple(tensors.get_slice(key).get_shape())
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is damaged or incomplete ({error}). Copy or download it again."
-            ) from error
-    return shapes
+    return {key: stored.shape for key, stored in stored_tensors(checkpoint_dir).items()}
 
 
 def stored_parameters(checkpoint_dir: Path) -> int:
     """Return the number of weights in a folder's safetensors files.
 
     Raises:
-        CheckpointError: As `stored_shapes`.
+        CheckpointError: As `stored_tensors`.
     """
     return sum(math.prod(shape) for shape in stored_shapes(checkpoint_dir).values())
 
@@ -242,6 +257,17 @@ def key_problems(
     ]
     named = {"missing": missing, "unexpected": unexpected, "mis-shaped": misshaped}
     return [f"{word} {_listed(keys)}" for word, keys in named.items() if keys]
+
+
+def _on_meta(config: OpenVLAConfig) -> OpenVLAForActionPrediction:
+    try:
+        with torch.device("meta"):
+            return OpenVLAForActionPrediction(config)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise CheckpointError(
+            f"{CONFIG_FILE} describes a network that cannot be built: {_one_line(error)}. Compare "
+            "it with the checkpoint this one was made from."
+        ) from error
 
 
 def _one_line(error: Exception) -> str:

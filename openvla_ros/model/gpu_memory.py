@@ -13,8 +13,15 @@ import torch
 from openvla_ros.errors import GpuMemoryError
 
 GIB = 2**30
-#: Bytes per weight of the language model's linear layers. nf4: 4 bits and one float32 per 64.
-BYTES_PER_QUANTIZED_WEIGHT = {"nf4": 0.5 + 4 / 64, "bnb_int8": 1.0}
+#: Bytes per weight of the language model's linear layers. One float32 scale per matrix (fp8) or row
+#: (int8) is nothing; int4 has one per 128 weights, nf4 one per 64.
+BYTES_PER_QUANTIZED_WEIGHT = {
+    "fp8": 1.0,
+    "int8": 1.0,
+    "int4": 0.5 + 4 / 128,
+    "nf4": 0.5 + 4 / 64,
+    "bnb_int8": 1.0,
+}
 QUANTIZED_PREFIX = "language_model.model.layers."
 #: Activations, the key-value cache, an adapter, buffers of the libraries. On a CPU the 7B network
 #: takes 0.3 GB more than its weights (docs/benchmarks/full_size.md); the rest is reserve.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from openvla_ros.config.files import read_parameter_file
+from openvla_ros.config.folders import cache_folder
 from openvla_ros.model.action_stats import read_norm_stats
 from openvla_ros.ros.frame_sources import STILL_S
 
@@ -134,18 +134,13 @@ def tiny_checkpoint(console: Console) -> Path:
     return folder
 
 
-def cache_folder() -> Path:
-    """Return where files that can be built again are kept: $XDG_CACHE_HOME/openvla_ros."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "openvla_ros"
-
-
 def _checkpoint_parameters(options: DemoOptions, checkpoint: str) -> dict[str, Any]:
     return {
         "checkpoint": checkpoint,
         "adapter": options.adapter,
         "unnorm_key": options.unnorm_key,
         "quantization": options.quantization,
+        "exactness": options.exactness,
         "device": options.device,
     }
 
