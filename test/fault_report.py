@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from process_usage import machine
+from measured_document import origin, write_section
 
 from openvla_ros.config import NodeConfig
 from openvla_ros.ros.process import POLL_S
@@ -17,7 +14,6 @@ from openvla_ros.sim.kinematic_arm import COMMAND_TIMEOUT_S
 
 ARM_PERIOD_S = 0.02  # of the mock robot
 SCHEDULING_S = 0.1  # a thread of a busy machine that shares two cores may wait for so long
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -139,24 +135,4 @@ def _pair(value: float | None, bound: float | None) -> str:
 
 def write_document(path: Path, section: str, text: str, seed: int | None = None) -> None:
     """Replace one section of a document, between its markers, by new numbers and their origin."""
-    begin, end = f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
-    document = path.read_text(encoding="utf-8")
-    assert begin in document and end in document, f"{path} needs {begin} and {end}"
-    head, rest = document.split(begin)
-    tail = rest.split(end)[1]
-    path.write_text(f"{head}{begin}\n{origin(seed)}\n\n{text}\n{end}{tail}", encoding="utf-8")
-
-
-def origin(seed: int | None) -> str:
-    """Return command, machine, commit and date of a measurement."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    about = machine()
-    command = " ".join(["python", *sys.argv])
-    return (
-        f"`{command}`, commit {commit or 'unknown'}, {time.strftime('%Y-%m-%d')}"
-        + ("" if seed is None else f", seed {seed}")
-        + f"\n\nMachine: {about['cpu']}, {about['cores']} cores, {about['memory']}, Python "
-        f"{sys.version.split()[0]}, Fast DDS with config/fastdds_images.xml."
-    )
+    write_section(path, section, text, origin(seed, "Fast DDS with config/fastdds_images.xml"))
