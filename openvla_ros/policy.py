@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from openvla_ros.action_specs import load_action_spec
 from openvla_ros.engine.engine import Engine
-from openvla_ros.errors import ImageError, SelfTestError
+from openvla_ros.engine.exactness import ActionDecoder, require_exactness
+from openvla_ros.engine.requirements import low_bit_mode, require_quantization
+from openvla_ros.engine.self_test import contrary_frames, require_sound, smooth_frames
+from openvla_ros.errors import ImageError
 from openvla_ros.model.action_stats import (
     ActionStats,
     read_adapter_stats,
@@ -28,16 +30,22 @@ from openvla_ros.model.action_stats import (
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.model.checkpoint import read_config, resolve_checkpoint
 from openvla_ros.model.image_options import ImageOptions
-from openvla_ros.model.modeling import GeneratedTokens, OpenVLAForActionPrediction
+from openvla_ros.model.modeling import OpenVLAForActionPrediction
 from openvla_ros.model.processing import OpenVLAProcessor, ProcessedInput
 from openvla_ros.model.prompts import prompt_form
+from openvla_ros.model.tensor_files import Progress
 from openvla_ros.policy_loading import NetworkRequest, load_network
-from openvla_ros.types import PRIMARY, ActionSpec, Observation, PolicyInfo, Prediction
+from openvla_ros.types import (
+    PRIMARY,
+    ActionSpec,
+    DecodingStatistics,
+    Observation,
+    PolicyInfo,
+    Prediction,
+)
 
 _TEST_INSTRUCTION = "pick up the red block"
-_TEST_IMAGE_SIZE = 256
-#: Logits of two images must differ by this share of their range, or the image has no influence.
-_TEST_SENSITIVITY = 1e-4
+_CALIBRATION_FRAMES = 8
 
 
 @dataclass(frozen=True)
@@ -60,10 +68,10 @@ class OpenVLAPolicy:
         processor: OpenVLAProcessor,
         norm_stats: Mapping[str, ActionStats],
         info: PolicyInfo,
-        engine: Engine | None = None,
+        decoder: ActionDecoder,
     ) -> None:
         self.model = model
-        self.engine = engine
+        self.decoder = decoder
         self.processor = processor
         self.norm_stats = dict(norm_stats)
         self.action_tokenizer = ActionTokenizer(
@@ -88,6 +96,10 @@ class OpenVLAPolicy:
         min_free_gpu_memory_gib: float = 0.0,
         image_options: ImageOptions | None = None,
         engine: str = "auto",
+        exactness: str = "self",
+        drafts: bool = True,
+        draft_tolerance: int = 1,
+        progress: Progress | None = None,
     ) -> OpenVLAPolicy:
         """Return the policy of a checkpoint folder or hub id.
 
@@ -108,6 +120,14 @@ class OpenVLAPolicy:
             image_options: Steps of the camera path to add to those stored with the checkpoint,
                 for fine-tunes whose folder does not say how their images were made.
             engine: "auto" is the engine where it supports the model, "off" the model by itself.
+            exactness: "self" gives the ids of the same weights decoded plainly, "hf" those of the
+                Hugging Face modules, "approx" ids up to `draft_tolerance` bins from the network's
+                own, in fewer passes.
+            drafts: Whether the action before is checked as a draft of the next. It changes how long
+                an action takes and, except with "approx", nothing else.
+            draft_tolerance: Bins, for "approx" alone.
+            progress: Called with bytes done, bytes in all and what is being done, while the weights
+                are read (or a rounded copy is written).
 
         Raises:
             CheckpointError: Something is missing, damaged or does not fit; nothing was loaded.
@@ -115,6 +135,9 @@ class OpenVLAPolicy:
             GpuMemoryError: Less GPU memory is free; nothing was loaded.
             ConfigurationError, DeviceError, DependencyError: The request cannot be met here.
         """
+        require_exactness(
+            exactness, draft_tolerance, drafts=drafts, low_bit=low_bit_mode(quantization)
+        )
         folder = resolve_checkpoint(checkpoint, revision, local_files_only)
         adapter_dir = resolve_checkpoint(adapter, None, local_files_only) if adapter else None
         config = read_config(folder)
@@ -139,19 +162,40 @@ class OpenVLAPolicy:
             attn_implementation=attn_implementation,
             min_free_gpu_memory_gib=min_free_gpu_memory_gib,
             engine=engine,
+            progress=progress,
         )
+        require_quantization(quantization, config, device, engine, adapter_mode)
         network = load_network(folder, config, request)
+        decoder = ActionDecoder(
+            network.model,
+            network.engine,
+            exactness=exactness,
+            draft_tolerance=draft_tolerance,
+            drafts=drafts,
+        )
         choices = {
             **network.choices,
             "image path": f"{processor.image_processor.options}: {why_options}",
         }
         info = PolicyInfo(str(checkpoint), revision or "", unnorm_key or "", quantization, choices)
-        return cls(network.model, processor, norm_stats, info, network.engine)
+        policy = cls(network.model, processor, norm_stats, info, decoder)
+        policy.calibrate()
+        return policy
+
+    @property
+    def engine(self) -> Engine | None:
+        """What runs the network; None when the Hugging Face modules run by themselves."""
+        return self.decoder.engine
 
     @property
     def info(self) -> PolicyInfo:
         """Which checkpoint this is, and why it runs as it does."""
-        return self._info
+        return replace(self._info, choices={**self._info.choices, **self.decoder.choices})
+
+    @property
+    def statistics(self) -> DecodingStatistics:
+        """How actions were decoded since the policy was loaded."""
+        return self.decoder.statistics
 
     @property
     def unnorm_key(self) -> str:
@@ -184,6 +228,8 @@ class OpenVLAPolicy:
     def predict(self, observation: Observation) -> Prediction:
         """Return the action for one observation, prepared or not; only its primary image is used.
 
+        One without a stamp is a trial: decoded without a draft, the slow case, and not counted.
+
         Raises:
             ImageError: No primary image, or not (H, W, 3) uint8.
             InstructionError: Empty instruction.
@@ -193,7 +239,7 @@ class OpenVLAPolicy:
         if observation.prepared is None:
             observation = self.prepare(observation)
         assert isinstance(observation.prepared, _Prepared)
-        return self._answer(observation.prepared, key)
+        return self._answer(observation.prepared, key, is_trial=observation.stamp_ns == 0)
 
     def view(self, image: np.ndarray) -> np.ndarray:
         """Return the (H, W, 3) uint8 RGB image as the network gets it: (h, w, 3) uint8 RGB.
@@ -236,10 +282,11 @@ class OpenVLAPolicy:
             inputs = replace(inputs, pixel_values=inputs.pixel_values.pin_memory())
         return _Prepared(inputs, 1e3 * (time.perf_counter() - start))
 
-    def _answer(self, prepared: _Prepared, key: str) -> Prediction:
+    def _answer(self, prepared: _Prepared, key: str, *, is_trial: bool = False) -> Prediction:
         start = time.perf_counter()
-        stats = self.norm_stats[key]
-        tokens = self._generate(prepared.inputs, stats.action_dim)
+        stats, inputs = self.norm_stats[key], prepared.inputs
+        decode = self.decoder.generate_plainly if is_trial else self.decoder.generate
+        tokens = decode(inputs.input_ids, inputs.pixel_values, stats.action_dim)
         normalized = self.action_tokenizer.decode(tokens.token_ids)[None]  # (K=1, n)
         invalid = np.flatnonzero(~self.action_tokenizer.is_action_token(tokens.token_ids))
         actions = unnormalize(normalized, stats)
@@ -249,7 +296,7 @@ class OpenVLAPolicy:
             normalized_actions=normalized,
             token_ids=tokens.token_ids,
             unnorm_key=key,
-            prompt=prepared.inputs.prompt,
+            prompt=inputs.prompt,
             token_probabilities=tokens.token_probabilities,
             invalid_dims=tuple(invalid.tolist()),
             timings={
@@ -258,59 +305,34 @@ class OpenVLAPolicy:
                 "total_ms": total_ms,
             },
             passes=tokens.passes,
+            drafts_accepted=tokens.drafts_accepted,
         )
 
     def self_test(self) -> None:
         """Return when the model demonstrably looks at its image and answers repeatably.
 
         Black, white and noise frames must give different logits, a repeated frame the same
-        tokens. A model that never receives its image passes neither, and gives plausible actions
-        all the same: it must not reach a robot.
+        tokens, with every draft. A model that never receives its image gives plausible actions all
+        the same: it must not reach a robot.
 
         Raises:
-            SelfTestError: One of the two fails.
+            SelfTestError: It does not; the text says how it failed.
         """
-        shape = (_TEST_IMAGE_SIZE, _TEST_IMAGE_SIZE, 3)
-        frames = {
-            "black": np.zeros(shape, np.uint8),
-            "white": np.full(shape, 255, np.uint8),
-            "noise": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
+        stats = self._any_stats()
+        inputs = {
+            name: self.processor(frame, _TEST_INSTRUCTION)
+            for name, frame in contrary_frames().items()
         }
-        logits = {name: self._first_logits(frame) for name, frame in frames.items()}
-        for name, values in logits.items():
-            if not bool(torch.isfinite(values).all()):
-                raise SelfTestError(
-                    f"A {name} frame gives logits that are not finite. The weights or the number "
-                    "format are unusable; try dtype bfloat16 or float32."
-                )
-        for first, second in (("black", "white"), ("black", "noise"), ("white", "noise")):
-            self._require_difference(first, second, logits[first], logits[second])
-        repeated = [self._test_tokens(frames["noise"]) for _ in range(2)]
-        if repeated[0] != repeated[1]:
-            raise SelfTestError(
-                f"The same frame gave {repeated[0]} and then {repeated[1]}: this device does not "
-                "compute repeatably."
-            )
+        require_sound(self.decoder, inputs, stats.action_dim)
 
-    def _require_difference(
-        self, first: str, second: str, a: torch.Tensor, b: torch.Tensor
-    ) -> None:
-        difference = float((a - b).abs().max())
-        needed = _TEST_SENSITIVITY * float(a.max() - a.min())
-        if difference <= needed:
-            raise SelfTestError(
-                f"The model does not look at its image: {first} and {second} frames give the same "
-                f"logits (difference {difference:.2g}, needed {needed:.2g}). It must not drive a "
-                "robot. Check the checkpoint and whatever changes pixel_values on the way in."
-            )
+    def calibrate(self) -> None:
+        """Measure, on made-up frames, the margins that this exactness rests on; see `info.choices`.
 
-    def _first_logits(self, image: np.ndarray) -> torch.Tensor:
-        return self._generate(self.processor(image, _TEST_INSTRUCTION), 1).logits
+        `from_pretrained` has done so already.
+        """
+        inputs = [self.processor(f, _TEST_INSTRUCTION) for f in smooth_frames(_CALIBRATION_FRAMES)]
+        pixels = [given.pixel_values for given in inputs]
+        self.decoder.calibrate(inputs[0].input_ids, pixels, self._any_stats().action_dim)
 
-    def _generate(self, inputs: ProcessedInput, action_dim: int) -> GeneratedTokens:
-        network = self.model if self.engine is None else self.engine
-        return network.generate_action_tokens(inputs.input_ids, inputs.pixel_values, action_dim)
-
-    def _test_tokens(self, image: np.ndarray) -> list[int]:
-        key = self._info.unnorm_key or next(iter(self.norm_stats))
-        return self.predict_action(image, _TEST_INSTRUCTION, unnorm_key=key).token_ids
+    def _any_stats(self) -> ActionStats:
+        return self.norm_stats[self._info.unnorm_key or next(iter(self.norm_stats))]

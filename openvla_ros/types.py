@@ -5,6 +5,7 @@ This file knows no network, no file and no ROS message.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -23,6 +24,7 @@ STAGES = (
     "prefill_ms",  # image and prompt, up to the first id
     "decode_ms",  # the other ids, one after another
     "pass_ms",  # the other ids, by passes that check a draft
+    "settle_ms",  # all of it once more, by the Hugging Face modules (exactness hf)
     "total_ms",  # `prepare` and `predict` together, without the time between them
 )
 
@@ -35,7 +37,8 @@ class Observation:
         images: Camera name to (H, W, 3) uint8 RGB. OpenVLA reads `images["primary"]` alone.
         instruction: The task in plain language, exactly as the operator gave it.
         proprio: (m,) float64 robot state, or None. OpenVLA does not use it.
-        stamp_ns: Time at which the image was taken (ROS time), nanoseconds.
+        stamp_ns: Time at which the image was taken (ROS time), nanoseconds; 0 = a trial, not a
+            frame of a camera.
         prepared: What `Policy.prepare` made of the fields above, for the same policy's `predict`.
     """
 
@@ -61,7 +64,7 @@ class Prediction:
             numbers are those of the reference implementation (an extreme bin) and mean nothing.
         timings: Milliseconds by stage, see `STAGES`; `total_ms` is always there.
         passes: Forward passes of the language model.
-        drafts_accepted: Draft tokens confirmed without a pass of their own.
+        drafts_accepted: Leading ids of the draft that the first pass confirmed.
     """
 
     actions: np.ndarray
@@ -162,6 +165,55 @@ class PolicyInfo:
 
 
 @dataclass(frozen=True)
+class DecodingStatistics:
+    """How actions were decoded since the policy was loaded; trial runs are not counted.
+
+    Attributes:
+        actions: Predicted actions.
+        passes: Forward passes of the language model they took together.
+        drafted: Actions that began with a draft, the action before.
+        accepted: Drafted actions by the number of leading ids that the first pass confirmed:
+            `accepted[0]` actions had none right. The last id needs no draft.
+        guard_fired: Drafts confirmed whole, with a margin too small to rely on: computed again.
+        settled_by_model: Actions that the Hugging Face modules decided (exactness hf).
+    """
+
+    actions: int = 0
+    passes: int = 0
+    drafted: int = 0
+    accepted: tuple[int, ...] = ()
+    guard_fired: int = 0
+    settled_by_model: int = 0
+
+    @property
+    def mean_passes(self) -> float:
+        """Passes per action; NaN before the first."""
+        return self.passes / self.actions if self.actions else math.nan
+
+    @property
+    def mean_accepted(self) -> float:
+        """Confirmed ids per draft; NaN before the first."""
+        confirmed = sum(ids * actions for ids, actions in enumerate(self.accepted))
+        return confirmed / self.drafted if self.drafted else math.nan
+
+    def described(self) -> dict[str, str]:
+        """Return what happened in words, by name; empty before the first action."""
+        if not self.actions:
+            return {}
+        words = {"actions": str(self.actions), "mean passes": f"{self.mean_passes:.2f}"}
+        if self.drafted:
+            counts = ", ".join(f"{n} had {ids}" for ids, n in enumerate(self.accepted) if n)
+            words |= {
+                "drafts": str(self.drafted),
+                "draft ids confirmed": f"{self.mean_accepted:.2f} on average: {counts}",
+                "guard fired": str(self.guard_fired),
+            }
+        if self.settled_by_model:
+            words["settled by Hugging Face"] = str(self.settled_by_model)
+        return words
+
+
+@dataclass(frozen=True)
 class Finding:
     """One line of what `openvla-ros doctor` found.
 
@@ -195,6 +247,11 @@ class Policy(Protocol):
     def action_spec(self) -> ActionSpec:
         """What the numbers of `Prediction.actions` mean."""
         ...
+
+    @property
+    def statistics(self) -> DecodingStatistics:
+        """How actions were decoded so far; empty for a policy that does not decode."""
+        return DecodingStatistics()
 
     def prepare(self, observation: Observation) -> Observation:
         """Return the observation with what can be done before the policy is free.

@@ -64,7 +64,7 @@ def test_tokens_and_actions_equal_the_reference(case: dict, policies: dict) -> N
 
 
 def test_a_prediction_tells_its_stages(policies: dict, image: np.ndarray) -> None:
-    prediction = policies["A_fused"].predict_action(image, INSTRUCTION)
+    prediction = policies["A_fused"].predict(Observation({"primary": image}, INSTRUCTION))
     stages = {"preprocess_ms", "copy_ms", "towers_ms", "prefill_ms", "decode_ms"}
     assert set(prediction.timings) == stages | {"total_ms"}
     assert prediction.timings["total_ms"] >= sum(prediction.timings[name] for name in stages)
@@ -216,9 +216,9 @@ class TestSelfTest:
         )
 
         def zero_kwargs(module: object, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-            if kwargs.get("pixel_values") is not None:
-                kwargs["pixel_values"] = torch.zeros_like(kwargs["pixel_values"])
-            return args, kwargs
+            images = {name: kwargs.get(name) for name in ("pixel_values", "patches")}
+            lost = {n: torch.zeros_like(image) for n, image in images.items() if image is not None}
+            return args, kwargs | lost
 
         def zero_args(module: object, args: tuple) -> tuple:
             return (torch.zeros_like(args[0]), *args[1:])

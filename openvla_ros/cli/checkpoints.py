@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openvla_ros.cli.output import needs, print_json, wide_console
+from openvla_ros.cli.progress import loading_bar
 from openvla_ros.errors import ImageError
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ def predict(
     instruction: Annotated[str, typer.Option(help="The task, in plain language.")],
     unnorm_key: Annotated[str, typer.Option(help="Statistics key; see `openvla-ros keys`.")] = "",
     adapter: Annotated[str, typer.Option(help="PEFT adapter folder or hub id.")] = "",
-    quantization: Annotated[str, typer.Option(help="none, nf4 or bnb_int8.")] = "none",
+    quantization: Annotated[
+        str, typer.Option(help="none, fp8, int8, int4, nf4 or bnb_int8.")
+    ] = "none",
+    exactness: Annotated[str, typer.Option(help="self, hf or approx.")] = "self",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     revision: Annotated[str, typer.Option(help="Hub commit.")] = "",
@@ -35,15 +39,18 @@ def predict(
     picture = open_picture(image)
     with needs("predict"):
         from openvla_ros.policy import OpenVLAPolicy
-    policy = OpenVLAPolicy.from_pretrained(
-        checkpoint,
-        device=device,
-        dtype=dtype,
-        quantization=quantization,
-        adapter=adapter or None,
-        unnorm_key=unnorm_key or None,
-        revision=revision or None,
-    )
+    with loading_bar() as progress:
+        policy = OpenVLAPolicy.from_pretrained(
+            checkpoint,
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            exactness=exactness,
+            adapter=adapter or None,
+            unnorm_key=unnorm_key or None,
+            revision=revision or None,
+            progress=progress,
+        )
     prediction = policy.predict_action(picture, instruction)
     if not as_json:
         console = wide_console()

@@ -16,7 +16,9 @@ from openvla_ros.cli.doctor_checks import (
     software_findings,
     stored_parameter_count,
 )
+from openvla_ros.cli.doctor_policy import policy_findings
 from openvla_ros.cli.output import print_json, wide_console
+from openvla_ros.errors import ConfigurationError
 from openvla_ros.ros.diagnosis import ros_findings
 from openvla_ros.types import Finding
 
@@ -25,15 +27,25 @@ MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]note[/]", "problem": "[bold red]
 
 def doctor(
     checkpoint: Annotated[str, typer.Option(help="Also look at this folder or hub id.")] = "",
+    run: Annotated[
+        bool, typer.Option("--run", help="Load the checkpoint and answer a few made-up frames.")
+    ] = False,
+    quantization: Annotated[
+        str, typer.Option(help="With --run: none, fp8, int8, int4, nf4 or bnb_int8.")
+    ] = "none",
+    exactness: Annotated[str, typer.Option(help="With --run: self, hf or approx.")] = "self",
     as_json: Annotated[bool, typer.Option("--json", help="JSON for machines.")] = False,
 ) -> None:
     """Check this machine; exit code 1 when something prevents running the policy."""
+    if run and not checkpoint:
+        raise ConfigurationError("--run needs --checkpoint: the folder or hub id to load.")
     findings = [
         *software_findings(),
         *hardware_findings(),
         *choice_findings(stored_parameter_count(checkpoint) if checkpoint else 0),
         *ros_findings(),
         *(checkpoint_findings(checkpoint) if checkpoint else []),
+        *(policy_findings(checkpoint, quantization, exactness) if run else []),
     ]
     problems = [finding for finding in findings if finding.level == "problem"]
     if as_json:

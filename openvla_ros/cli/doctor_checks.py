@@ -9,12 +9,16 @@ import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from openvla_ros import __version__
 from openvla_ros.cli.keys import local_folder
 from openvla_ros.cli.output import how_to_install, needs
 from openvla_ros.errors import OpenVLAError
 from openvla_ros.types import Finding
+
+if TYPE_CHECKING:
+    from openvla_ros.model.configuration import OpenVLAConfig
 
 GIB = 2**30
 # Distribution name, extra that brings it ("" = always there), what works without it.
@@ -97,6 +101,7 @@ def choice_findings(parameters: int = 0) -> list[Finding]:
         Finding("choices", "dtype", str(dtype).removeprefix("torch."), why_dtype),
         Finding("choices", "attention", *choose_attention()),
         Finding("choices", "quantization", "none", explain_quantization()),
+        Finding("choices", "exactness", "self", "the ids of the same weights decoded plainly"),
     ]
 
 
@@ -155,15 +160,23 @@ def _weight_findings(checkpoint: str, folder: Path) -> Iterator[Finding]:
     where = str(device) if on_gpu else "memory"
     for mode, needed in memory_needed(shapes, torch.finfo(dtype).bits // 8).items():
         fits = needed < free
+        reason = f"{free / GIB:.1f} GiB of {where} are free" + ("" if fits else ": too little")
+        refusal = _refusal(mode, config)
         # Only the mode that runs when nobody asks for another prevents running.
-        level = "ok" if fits else "problem" if mode == "none" else "warn"
-        yield Finding(
-            "checkpoint",
-            f"quantization {mode}",
-            f"{needed / GIB:.2f} GiB of weights",
-            f"{free / GIB:.1f} GiB of {where} are free" + ("" if fits else ": too little"),
-            level,
-        )
+        level = "ok" if fits and not refusal else "problem" if mode == "none" else "warn"
+        value = f"{needed / GIB:.2f} GiB of weights"
+        yield Finding("checkpoint", f"quantization {mode}", value, refusal or reason, level)
+
+
+def _refusal(mode: str, config: OpenVLAConfig) -> str:
+    """Why a mode cannot run here, or ""."""
+    from openvla_ros.engine.requirements import require_quantization
+
+    try:
+        require_quantization(mode, config)
+    except OpenVLAError as error:
+        return str(error)
+    return ""
 
 
 def _statistics_findings(folder: Path) -> Iterator[Finding]:

@@ -72,7 +72,10 @@ def demo(
     unnorm_key: Annotated[
         str, typer.Option(envvar="UNNORM_KEY", help="Statistics key; see `openvla-ros keys`.")
     ] = "",
-    quantization: Annotated[str, typer.Option(help="none, nf4 or bnb_int8.")] = "none",
+    quantization: Annotated[
+        str, typer.Option(help="none, fp8, int8, int4, nf4 or bnb_int8.")
+    ] = "none",
+    exactness: Annotated[str, typer.Option(help="self, hf or approx.")] = "self",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     image_max_age: Annotated[
         float | None, typer.Option(help="Seconds; widens the node's limit.")
@@ -105,6 +108,7 @@ def demo(
             adapter=adapter,
             unnorm_key=unnorm_key,
             quantization=quantization,
+            exactness=exactness,
             device=device,
             backend=backend,
             image_max_age_s=image_max_age,

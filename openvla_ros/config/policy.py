@@ -10,7 +10,11 @@ from typing import Any
 
 from openvla_ros.config.parameter import fixed_field, parameter_field
 
-QUANTIZATIONS = ("none", "nf4", "bnb_int8")
+ENGINE_QUANTIZATIONS = ("fp8", "int8", "int4")
+BITSANDBYTES_QUANTIZATIONS = ("nf4", "bnb_int8")
+QUANTIZATIONS = ("none", *ENGINE_QUANTIZATIONS, *BITSANDBYTES_QUANTIZATIONS)
+ENGINES = ("auto", "off")
+EXACTNESS_LEVELS = ("self", "hf", "approx")
 MOCK_FAULTS = ("none", "nan", "short", "exception", "oom", "hang", "invalid")
 
 
@@ -37,8 +41,36 @@ class ModelConfig:
     quantization: str = fixed_field(
         "quantization",
         "none",
-        "weight format of the language model; all but none need bitsandbytes",
+        "weight format of the language model: fp8, int8 and int4 run on the engine, nf4 and "
+        "bnb_int8 need bitsandbytes",
         choices=QUANTIZATIONS,
+    )
+    engine: str = fixed_field(
+        "engine",
+        "auto",
+        "auto: the fast runtime where it supports the model; off: the Hugging Face modules",
+        choices=ENGINES,
+    )
+    exactness: str = fixed_field(
+        "exactness",
+        "self",
+        "self: the ids of the same weights decoded plainly; hf: those of the Hugging Face modules; "
+        "approx: up to draft_tolerance bins off, for fewer passes",
+        choices=EXACTNESS_LEVELS,
+    )
+    drafts: bool = fixed_field(
+        "drafts",
+        True,
+        "check the action before as a draft of the next: fewer passes while the answer stays the "
+        "same; false: every action takes the same time",
+    )
+    draft_tolerance: int = fixed_field(
+        "draft_tolerance",
+        1,
+        "exactness approx: by how much an accepted id may differ from the network's own choice",
+        unit="bins",
+        minimum=1,
+        maximum=8,
     )
     device: str = fixed_field("device", "auto", "auto, cpu, cuda, cuda:1, ...")
     dtype: str = fixed_field("dtype", "auto", "auto, float32, bfloat16 or float16")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from openvla_ros.config.policy import QUANTIZATIONS
+from openvla_ros.config.policy import BITSANDBYTES_QUANTIZATIONS
 from openvla_ros.errors import ConfigurationError, DependencyError, DeviceError
 
 _DTYPES = {
@@ -103,8 +103,8 @@ def explain_quantization(quantization: str = "none") -> str:
     """Return why the weights have the form they have."""
     if quantization == "none":
         return "never quantised unasked: it changes the answers"
-    by = "bitsandbytes" if quantization in QUANTIZATIONS else "the engine"
-    return f"requested; linear layers of the language model, by {by}"
+    by = "bitsandbytes" if quantization in BITSANDBYTES_QUANTIZATIONS else "the engine"
+    return f"requested; linear layers of the language model, by {by}; other weights, other answers"
 
 
 def quantization_config(quantization: str, compute_dtype: torch.dtype) -> Any | None:
@@ -113,22 +113,22 @@ def quantization_config(quantization: str, compute_dtype: torch.dtype) -> Any | 
     Towers, projector and output head stay in `compute_dtype`.
 
     Raises:
-        ConfigurationError: Unknown mode.
+        ConfigurationError: Not a mode of bitsandbytes.
         DependencyError: bitsandbytes is not installed.
     """
     if quantization == "none":
         return None
-    if quantization not in QUANTIZATIONS:
+    if quantization not in BITSANDBYTES_QUANTIZATIONS:
         raise ConfigurationError(
-            f"quantization {quantization!r} is not available; use one of: "
-            f"{', '.join(QUANTIZATIONS)}."
+            f"quantization {quantization!r} is not one of bitsandbytes; those are "
+            f"{', '.join(BITSANDBYTES_QUANTIZATIONS)}."
         )
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise DependencyError(
             f"quantization {quantization!r} needs bitsandbytes: pip install bitsandbytes, "
-            "or choose quantization none."
+            "or choose fp8, int8 or int4, which need no library, or none."
         ) from error
     from transformers import BitsAndBytesConfig
 

@@ -51,6 +51,7 @@ class DemoOptions:
         adapter: PEFT folder or "".
         unnorm_key: Statistics key; "" when the checkpoint has only one.
         quantization: As the node's parameter.
+        exactness: As the node's parameter.
         device: As the node's parameter.
         backend: "openvla", or "mock" for machines without torch.
         image_max_age_s: Overrides the demo's choice; None keeps it.
@@ -70,6 +71,7 @@ class DemoOptions:
     adapter: str = ""
     unnorm_key: str = ""
     quantization: str = "none"
+    exactness: str = "self"
     device: str = "auto"
     backend: str = "openvla"
     image_max_age_s: float | None = None

@@ -20,6 +20,7 @@ from openvla_ros.control.supervisor import Verdict
 from openvla_ros.ros.health import Health, Snapshot, examine
 from openvla_ros.ros.inference import gpu_memory_bytes
 from openvla_ros.ros.session import Session
+from openvla_ros.types import DecodingStatistics
 
 PERIOD_S = 1.0
 TWIST_TOPIC = "~/twist_cmd"
@@ -98,6 +99,7 @@ class Diagnostics:
             publishers=self._node.count_publishers(topic),
             gpu_bytes=gpu_memory_bytes(),
             gripper_trouble=self._gripper_trouble(),
+            statistics=DecodingStatistics() if session is None else session.policy.statistics,
         )
 
     def _status(self, health: Health) -> Any:

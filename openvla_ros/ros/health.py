@@ -16,7 +16,7 @@ from openvla_ros.control.safety import SafetyReport
 from openvla_ros.control.states import Reason, State
 from openvla_ros.control.supervisor import Verdict
 from openvla_ros.ros.ledger import Ledger
-from openvla_ros.types import PolicyInfo
+from openvla_ros.types import DecodingStatistics, PolicyInfo
 
 FIRST_IMAGE_S = 2.0  # an active node without an image warns after so long
 SLOW_STREAM = 0.8  # of stream_rate: below it, the twist comes too slowly
@@ -81,6 +81,7 @@ class Snapshot:
         publishers: On the twist topic; this node is one of them.
         gpu_bytes: Used and total; (0, 0) = this process uses no GPU.
         gripper_trouble: Why the fingers may not be where they should be; "" = nothing known.
+        statistics: How actions were decoded since the policy was loaded.
     """
 
     verdict: Verdict
@@ -97,6 +98,7 @@ class Snapshot:
     publishers: int
     gpu_bytes: tuple[int, int]
     gripper_trouble: str = ""
+    statistics: DecodingStatistics = field(default_factory=DecodingStatistics)
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ def _inference(now: Snapshot) -> Health:
         "answers": str(ledger.actions),
         "answers not executed": str(ledger.actions_not_executed),
         "answers clipped": str(ledger.clips),
+        **now.statistics.described(),
     }
     good = f"{rate_hz:.1f} Hz" if ledger.actions else "no answer yet"
     if now.verdict.reason is Reason.NO_INSTRUCTION:

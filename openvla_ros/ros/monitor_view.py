@@ -139,7 +139,7 @@ class MonitorState:
         verdict = Row("result", self.verdict(action), level if action.executed else "warn")
         latency = latency_s(action)
         return [
-            Row("latency", f"{seconds(latency)}, model {action.inference_ms:.0f} ms", level),
+            Row("latency", f"{seconds(latency)}, {_cost(action)}", level),
             Row("tokens", tokens_text(action) + silence, level if action.is_valid else "bad"),
             Row("action", action_text(action), level),
             verdict,
@@ -187,6 +187,11 @@ def enum_names(numbers: type[IntEnum]) -> dict[int, str]:
 def latency_s(action: Any) -> float:
     """Return seconds from the stamp of the image to the complete answer."""
     return _stamp_s(action.inference_end) - _stamp_s(action.header.stamp)
+
+
+def _cost(action: Any) -> str:
+    drafted = f", {action.drafts_accepted} drafted ids right" if action.drafts_accepted else ""
+    return f"model {action.inference_ms:.0f} ms, {action.passes} passes{drafted}"
 
 
 def tokens_text(action: Any) -> str:

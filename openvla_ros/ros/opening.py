@@ -35,7 +35,9 @@ def open_session(
     for name, choice in policy.info.choices.items():
         log.info(f"{name}: {choice}")
     policy.self_test()
-    latency_s = measure_latency_s(policy, config.model.warmup_iterations)
+    latency_s = measure_latency_s(
+        policy, config.model.warmup_iterations, instruction=config.inputs.instruction
+    )
     if latency_s is not None:
         log.info(f"one prediction takes {latency_s * 1000.0:.0f} ms")
     warning = latency_warning(latency_s, config.timing)

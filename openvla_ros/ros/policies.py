@@ -12,10 +12,15 @@ from openvla_ros.mock_policy import MockPolicy
 from openvla_ros.types import PRIMARY, Observation, Policy
 
 TRIAL_INSTRUCTION = "do nothing"
+_WORTH_TELLING_BYTES = 2**28  # less is read before anyone has read a line about it
 
 
-def load_policy(model: ModelConfig) -> Policy:
+def load_policy(model: ModelConfig, log: Callable[[str], None] | None = None) -> Policy:
     """Return the policy that the parameters name. Takes minutes for a large checkpoint.
+
+    Args:
+        model: The parameters.
+        log: Gets a line at every tenth of the way.
 
     Raises:
         OpenVLAError: The checkpoint, its statistics, the device or a library is not usable.
@@ -44,18 +49,43 @@ def load_policy(model: ModelConfig) -> Policy:
         attn_implementation=model.attn_implementation,
         min_free_gpu_memory_gib=model.min_free_gpu_memory_gib,
         image_options=image_options,
+        engine=model.engine,
+        exactness=model.exactness,
+        drafts=model.drafts,
+        draft_tolerance=model.draft_tolerance,
+        progress=tenths(log) if log else None,
     )
 
 
+def tenths(log: Callable[[str], None]) -> Callable[[int, int, str], None]:
+    """Return what takes bytes done, bytes in all and what is done, and logs every tenth."""
+    told: dict[str, int] = {}
+
+    def report(done: int, total: int, what: str) -> None:
+        tenth = 10 * done // max(total, 1)
+        if total >= _WORTH_TELLING_BYTES and tenth > told.get(what, 0):
+            told[what] = tenth
+            log(f"{what}: {10 * tenth} % of {total / 1e9:.1f} GB")
+
+    return report
+
+
 def measure_latency_s(
-    policy: Policy, iterations: int, clock: Callable[[], float] = time.monotonic
+    policy: Policy,
+    iterations: int,
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    instruction: str = "",
 ) -> float | None:
     """Return the time of the fastest trial prediction, on a grey frame; None for no iterations.
 
-    The fastest, because the first one also pays for what is prepared only once.
+    The fastest, because the first one also pays for what is prepared only once, such as the graphs
+    of a prompt's length: with the instruction at hand, its first real frame need not. A trial has
+    no stamp, so no draft makes it faster than an action can be.
     """
     observation = Observation(
-        images={PRIMARY: np.full((480, 640, 3), 127, np.uint8)}, instruction=TRIAL_INSTRUCTION
+        images={PRIMARY: np.full((480, 640, 3), 127, np.uint8)},
+        instruction=instruction or TRIAL_INSTRUCTION,
     )
     times_s = []
     for _ in range(iterations):
