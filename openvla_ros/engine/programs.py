@@ -6,21 +6,21 @@ costs as much as its hundredth. Which ids count is not decided here: see `drafti
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.nn import functional as F
+
+from openvla_ros.model.stage_clock import StageClock
 
 if TYPE_CHECKING:
     from openvla_ros.engine.engine import Engine
 
 #: Positions that a pass takes at once, at most: what the GPU kernels are made for.
 MAX_ROWS = 8
-_EVENTS = 64  # stages of one action, at most
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Program:
         self.position = torch.full((1,), self.start, dtype=torch.int32, device=device)
         self.positions = torch.arange(self.start, self.limit, dtype=torch.int32, device=device)
         self.patches = torch.empty(0)
-        self.clock = _Clock(device)
+        self.clock = StageClock(device)
         self._host_ids = torch.zeros(prompt_length, dtype=torch.int64)
         self._staging = torch.empty(engine.pixel_shape, pin_memory=on_gpu)
         self._stages: dict[str, Callable[[], None]] = {
@@ -199,41 +199,3 @@ class Program:
         if failure is not None:
             raise failure
         return graph
-
-
-class _Clock:
-    """Splits an action into stages on the device's own clock, without waiting for it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.on_gpu = device.type == "cuda"
-        self._names: list[str] = []
-        self._marks: list[Any] = []
-        if self.on_gpu:
-            self._events = [torch.cuda.Event(enable_timing=True) for _ in range(_EVENTS)]
-
-    def begin(self) -> None:
-        """Start an action."""
-        self._names, self._marks = [], []
-        self._add()
-
-    def mark(self, name: str) -> None:
-        """End a stage."""
-        self._names.append(name)
-        self._add()
-
-    def _add(self) -> None:
-        if self.on_gpu:
-            event = self._events[len(self._marks)]
-            event.record()
-            self._marks.append(event)
-        else:
-            self._marks.append(1e3 * time.perf_counter())
-
-    def timings(self) -> dict[str, float]:
-        """Return milliseconds by stage, stages of one name added up."""
-        if self.on_gpu:
-            self._marks[-1].synchronize()
-        spans: dict[str, float] = {}
-        for name, a, b in zip(self._names, self._marks, self._marks[1:], strict=False):
-            spans[name] = spans.get(name, 0.0) + (a.elapsed_time(b) if self.on_gpu else b - a)
-        return spans

@@ -9,7 +9,6 @@ Sources: openvla @ c8f03f4, prismatic/extern/hf/modeling_prismatic.py.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +18,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from openvla_ros.model.configuration import OpenVLAConfig
+from openvla_ros.model.stage_clock import StageClock
 from openvla_ros.model.vision import LayerScale, Projector, VisionBackbone, VisionTransformer
 
 IGNORE_INDEX = -100  # label of a position that carries no loss
@@ -121,7 +121,6 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         use_cache: bool = False,
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
-        patches: torch.Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Return logits (B, P + T, vocabulary) and, with labels, the loss.
 
@@ -134,15 +133,12 @@ class OpenVLAForActionPrediction(PreTrainedModel):
             use_cache: Whether to return a cache.
             logits_to_keep: Only the last so many positions get logits; 0 is all of them.
             return_dict: Accepted because PEFT passes it; the output is always a named one.
-            patches: (B, P, D) from `embed_image`, instead of `pixel_values`.
 
         Source: openvla @ c8f03f4, PrismaticForConditionalGeneration.forward.
         """
         embeddings = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
-            patches = self.embed_image(pixel_values)
-        if patches is not None:
-            patches = patches.to(embeddings.dtype)
+            patches = self.embed_image(pixel_values).to(embeddings.dtype)
             embeddings = _insert_after_first(embeddings, patches)  # (B, P + T, D)
             count = patches.shape[1]
             if attention_mask is not None:
@@ -176,13 +172,13 @@ class OpenVLAForActionPrediction(PreTrainedModel):
             pixel_values: (1, 3 or 6, H, W).
             action_dim: Number of ids to generate.
         """
-        clock = _StageClock(self.device)
+        clock = StageClock(self.device)
+        clock.begin()
         input_ids, pixel_values = input_ids.to(self.device), pixel_values.to(self.device)
-        clock.stage("copy_ms")
-        patches = self.embed_image(pixel_values)
-        clock.stage("towers_ms")
-        logits, cache = self.prefill(input_ids, patches=patches)
-        clock.stage("prefill_ms")
+        clock.mark("copy_ms")
+        with self.projector.register_forward_hook(lambda *_: clock.mark("towers_ms")):
+            logits, cache = self.prefill(input_ids, pixel_values)
+        clock.mark("prefill_ms")
         rows = [logits]
         for _ in range(action_dim - 1):
             rows.append(self.decode(rows[-1].argmax(dim=-1, keepdim=True), cache))
@@ -191,30 +187,24 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         chosen = logits.gather(1, ids[:, None])[:, 0]
         probabilities = (chosen - logits.logsumexp(dim=-1)).exp()
         token_ids = ids.tolist()  # the one point where the host waits for the device
-        clock.stage("decode_ms")
+        clock.mark("decode_ms")
         return GeneratedTokens(
-            token_ids, tuple(probabilities.tolist()), logits, clock.timings, passes=action_dim
+            token_ids, tuple(probabilities.tolist()), logits, clock.timings(), passes=action_dim
         )
 
     def prefill(
-        self,
-        input_ids: torch.Tensor,
-        pixel_values: torch.Tensor | None = None,
-        *,
-        patches: torch.Tensor | None = None,
+        self, input_ids: torch.Tensor, pixel_values: torch.Tensor
     ) -> tuple[torch.Tensor, DynamicCache]:
         """Return the logits (1, vocabulary) float32 that follow image and prompt, and the cache.
 
         Args:
             input_ids: (1, T) int64.
             pixel_values: (1, 3 or 6, H, W).
-            patches: (1, P, D) from `embed_image`, instead of `pixel_values`.
         """
         cache = DynamicCache()
         output = self(
             input_ids=input_ids,
             pixel_values=pixel_values,
-            patches=patches,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
@@ -225,22 +215,6 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         """Return the next-token logits (1, vocabulary) float32 after one more id (1, 1)."""
         output = self(input_ids=token_id, past_key_values=cache, use_cache=True)
         return output.logits[:, -1].float()
-
-
-class _StageClock:
-    """Splits a prediction into stages, waiting for the device at each boundary."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.timings: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def stage(self, name: str) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self.timings[name] = 1e3 * (now - self._last)
-        self._last = now
 
 
 def _insert_after_first(sequence: torch.Tensor, inserted: torch.Tensor) -> torch.Tensor:
