@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -45,6 +46,11 @@ class LowBitMatrix:
     def nbytes(self) -> int:
         """Bytes in memory."""
         return self.data.nbytes + self.scales.nbytes
+
+    @cached_property
+    def fp8_unit(self) -> torch.Tensor:
+        """What the matrix is divided by as e4m3, float32 (); its own scale where it is fp8."""
+        return self.scales if self.kind == "fp8" else self.scales.amax() * (8 / _FP8_MAX)
 
     def dequantize(self) -> torch.Tensor:
         """Return the matrix (N, K) as its bits say, in `dtype`."""

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from openvla_ros.engine import low_bit
 from openvla_ros.engine.triton_numbers import (
     FP8,
     INT4,
@@ -22,11 +23,12 @@ from openvla_ros.engine.triton_numbers import (
     high_to_half,
     int8_to_half,
     low_to_half,
-    turn,
 )
 
 #: Positions a decoding pass has room for.
 ROWS = 8
+
+TILE_ROWS = tl.constexpr(low_bit.TILE_ROWS)
 
 
 @triton.jit
@@ -82,6 +84,66 @@ def _stream(
 
 
 @triton.jit
+def _stream_split(
+    x_ptr,
+    weight_ptr,
+    scales_ptr,
+    rows,
+    columns,
+    depth,
+    ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    SPLITS: tl.constexpr,
+    STAGES: tl.constexpr,
+    KIND: tl.constexpr,
+):
+    """What `_stream` returns, by SPLITS warps that sum every SPLITS-th step each.
+
+    One warp adds up one product after another and waits for each: a program of few warps is slower
+    than memory where a matrix has too few rows to give every multiprocessor several programs.
+    """
+    split = tl.arange(0, SPLITS)
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row = tl.arange(0, ROWS)
+    inside = row[None, None, :] < rows
+    total = tl.zeros((SPLITS, BLOCK_N, ROWS), tl.float32)
+    if KIND == INT4:  # tiles of one group follow each other
+        half = tl.arange(0, BLOCK_K // 2)
+        groups = depth // BLOCK_K
+        tile = (n // TILE_ROWS).to(tl.int64) * groups * TILE_ROWS + n % TILE_ROWS
+        tile = weight_ptr + (tile * (BLOCK_K // 2))[None, :, None] + half[None, None, :]
+        for start in tl.range(0, groups, SPLITS, num_stages=STAGES):
+            group = start + split
+            known = (group < groups)[:, None, None]
+            pairs = tile + group[:, None, None] * (TILE_ROWS * (BLOCK_K // 2))
+            pairs = tl.load(pairs, known, other=0)
+            scales = scales_ptr + group[:, None, None] * columns + n[None, :, None]
+            scales = tl.load(scales, known, other=0.0)
+            place = x_ptr + row[None, None, :] * depth
+            place += (group[:, None] * BLOCK_K + half[None, :])[:, :, None]
+            first = tl.load(place, known & inside, other=0.0)
+            second = tl.load(place + BLOCK_K // 2, known & inside, other=0.0)
+            partial = tl.dot(low_to_half(pairs), first)
+            partial = tl.dot(high_to_half(pairs), second, partial)
+            total += partial * scales
+    else:
+        k = split[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
+        weight_rows = weight_ptr + (n.to(tl.int64) * depth)[None, :, None]
+        for start in tl.range(0, depth, SPLITS * BLOCK_K, num_stages=STAGES):
+            weights = tl.load(weight_rows + (start + k)[:, None, :])
+            place = x_ptr + row[None, None, :] * depth + (start + k)[:, :, None]
+            x = tl.load(place, inside, other=0.0)
+            if KIND == INT8:
+                total = tl.dot(int8_to_half(weights), x, total)
+            elif KIND == FP8:
+                total = tl.dot(weights.to(tl.float16), x, total)
+            else:
+                total = tl.dot(weights, x, total)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit
 def skinny_linear(
     x_ptr,  # (rows, depth)
     weight_ptr,  # (columns, depth)
@@ -101,6 +163,7 @@ def skinny_linear(
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    SPLITS: tl.constexpr,
     STAGES: tl.constexpr,
     PARTS: tl.constexpr,
     KIND: tl.constexpr,
@@ -127,9 +190,35 @@ def skinny_linear(
         squares = tl.load(
             squares_ptr + part[:, None] * ROWS + row[None, :], part[:, None] < parts, other=0.0
         )
-    total = _stream(
-        x_ptr, weight_ptr, scales_ptr, rows, columns, depth, ROWS, BLOCK_N, BLOCK_K, STAGES, KIND
-    )
+    if SPLITS == 1:
+        total = _stream(
+            x_ptr,
+            weight_ptr,
+            scales_ptr,
+            rows,
+            columns,
+            depth,
+            ROWS,
+            BLOCK_N,
+            BLOCK_K,
+            STAGES,
+            KIND,
+        )
+    else:
+        total = _stream_split(
+            x_ptr,
+            weight_ptr,
+            scales_ptr,
+            rows,
+            columns,
+            depth,
+            ROWS,
+            BLOCK_N,
+            BLOCK_K,
+            SPLITS,
+            STAGES,
+            KIND,
+        )
     inside = row[None, :] < rows
     if PDL:
         gdc_launch_dependents()
@@ -212,131 +301,3 @@ def embed_rows(
     scaled = clamp_to(wide * gain, scaled_ptr.dtype.element_ty)
     tl.store(scaled_ptr + row * width + column, scaled, inside)
     tl.store(squares_ptr + row, tl.sum(wide * wide, axis=0))
-
-
-@triton.jit
-def _rotated(pointers, mask, cos_low, sin_low, cos_high, sin_high, HALF: tl.constexpr):
-    """Both halves of the heads at `pointers`, rotated."""
-    low, high = tl.load(pointers, mask, other=0.0), tl.load(pointers + HALF, mask, other=0.0)
-    straight, crossed = turn(low, high, cos_low, sin_low)
-    turned_low = straight - crossed
-    straight, crossed = turn(high, low, cos_high, sin_high)
-    return turned_low, straight + crossed
-
-
-@triton.jit
-def attend_cache(
-    qkv_ptr,  # (rows, (H + 2 KV) d)
-    keys_ptr,  # (KV, capacity, d)
-    values_ptr,  # (KV, capacity, d)
-    position_ptr,  # (1,) int32
-    cosine_ptr,  # (positions, d)
-    sine_ptr,  # (positions, d)
-    part_ptr,  # (H, blocks, ROWS, d) float32, scratch
-    weight_ptr,  # (H, blocks, 2, ROWS) float32, scratch
-    counter_ptr,  # (H,) int32, zero between launches
-    out_ptr,  # (rows, H d)
-    rows,
-    heads,
-    kv_heads,
-    capacity,
-    blocks,
-    scale,
-    ROWS: tl.constexpr,
-    HALF: tl.constexpr,
-    BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """One head and one block of cached positions: rotate, cache what is new, attend, join.
-
-    Blocks begin at multiples of BLOCK. A head's last program to finish joins them, in their order.
-    """
-    WIDTH: tl.constexpr = 2 * HALF
-    head = tl.program_id(0)
-    block = tl.program_id(1)
-    kv_head = head // (heads // kv_heads)
-    keys_ptr += kv_head * capacity * WIDTH
-    values_ptr += kv_head * capacity * WIDTH
-    row = tl.arange(0, ROWS)
-    half = tl.arange(0, HALF)
-    column = tl.arange(0, WIDTH)
-    valid = row[:, None] < rows
-    # The position and the tables come from kernels before the one that still runs.
-    start = tl.load(position_ptr)
-    table = (start + row)[:, None] * WIDTH + half[None, :]
-    cos_low = tl.load(cosine_ptr + table, valid, other=0.0)
-    sin_low = tl.load(sine_ptr + table, valid, other=0.0)
-    cos_high = tl.load(cosine_ptr + table + HALF, valid, other=0.0)
-    sin_high = tl.load(sine_ptr + table + HALF, valid, other=0.0)
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
-    source = qkv_ptr + row[:, None] * ((heads + 2 * kv_heads) * WIDTH)
-    q = source + head * WIDTH + half[None, :]
-    q_low, q_high = _rotated(q, valid, cos_low, sin_low, cos_high, sin_high, HALF)
-    if (block + 1) * BLOCK > start:  # some of the new positions may lie in this block
-        new = valid & ((start + row) // BLOCK == block)[:, None]
-        k = source + (heads + kv_head) * WIDTH + half[None, :]
-        low, high = _rotated(k, new, cos_low, sin_low, cos_high, sin_high, HALF)
-        place = (start + row)[:, None] * WIDTH
-        tl.store(keys_ptr + place + half[None, :], low, new)
-        tl.store(keys_ptr + place + HALF + half[None, :], high, new)
-        v = source + (heads + kv_heads + kv_head) * WIDTH + column[None, :]
-        tl.store(values_ptr + place + column[None, :], tl.load(v, new, other=0.0), new)
-        tl.debug_barrier()  # what this program wrote is read below by other threads of it
-
-    key = block * BLOCK + tl.arange(0, BLOCK)
-    cached = key < start + rows
-    key_low = keys_ptr + key[None, :] * WIDTH + half[:, None]
-    scores = tl.dot(q_low, tl.load(key_low, cached[None, :], other=0.0))
-    scores = tl.dot(q_high, tl.load(key_low + HALF, cached[None, :], other=0.0), scores) * scale
-    scores = tl.where(key[None, :] <= start + row[:, None], scores, float("-inf"))
-    highest = tl.max(scores, axis=1)
-    # A row that sees nothing of this block has the highest score -inf and the weight 0.
-    shares = tl.exp(scores - tl.where(highest == float("-inf"), 0.0, highest)[:, None])
-    value_ptrs = values_ptr + key[:, None] * WIDTH + column[None, :]
-    value = tl.load(value_ptrs, cached[:, None], other=0.0)
-    total = tl.dot(shares.to(value.dtype), value)
-    slot = head * blocks + block
-    tl.store(part_ptr + (slot * ROWS + row)[:, None] * WIDTH + column[None, :], total)
-    tl.store(weight_ptr + slot * 2 * ROWS + row, highest)
-    tl.store(weight_ptr + slot * 2 * ROWS + ROWS + row, tl.sum(shares, axis=1))
-    tl.debug_barrier()
-    if tl.atomic_add(counter_ptr + head, 1, sem="acq_rel") == blocks - 1:
-        tl.store(counter_ptr + head, 0)
-        _join(part_ptr, weight_ptr, out_ptr, head, heads, rows, blocks, ROWS, WIDTH)
-
-
-@triton.jit
-def _join(
-    part_ptr,
-    weight_ptr,
-    out_ptr,
-    head,
-    heads,
-    rows,
-    blocks,
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    """The attention of one head from that over each of its blocks."""
-    row = tl.arange(0, ROWS)
-    column = tl.arange(0, WIDTH)
-    place = row[:, None] * WIDTH + column[None, :]
-    highest = tl.full((ROWS,), float("-inf"), tl.float32)
-    weight = tl.zeros((ROWS,), tl.float32)
-    total = tl.zeros((ROWS, WIDTH), tl.float32)
-    for block in tl.range(0, blocks, num_stages=1):
-        slot = head * blocks + block
-        # .cg: not from the first-level cache, which other multiprocessors do not write.
-        part = tl.load(part_ptr + slot * ROWS * WIDTH + place, cache_modifier=".cg")
-        part_highest = tl.load(weight_ptr + slot * 2 * ROWS + row, cache_modifier=".cg")
-        part_weight = tl.load(weight_ptr + slot * 2 * ROWS + ROWS + row, cache_modifier=".cg")
-        new_highest = tl.maximum(highest, part_highest)
-        shrink, share = tl.exp(highest - new_highest), tl.exp(part_highest - new_highest)
-        total = total * shrink[:, None] + part * share[:, None]
-        weight = weight * shrink + part_weight * share
-        highest = new_highest
-    result = (total / weight[:, None]).to(out_ptr.dtype.element_ty)
-    out = out_ptr + row[:, None] * (heads * WIDTH) + head * WIDTH + column[None, :]
-    tl.store(out, result, row[:, None] < rows)

@@ -78,6 +78,7 @@ def scale_rows(
 def expand(
     data_ptr,
     scales_ptr,
+    unit_ptr,  # () float32, with an fp8 `out`: what its numbers are multiples of
     out_ptr,  # (rows, depth)
     rows,
     depth,
@@ -85,7 +86,7 @@ def expand(
     BLOCK_K: tl.constexpr,
     KIND: tl.constexpr,
 ):
-    """A tile of int8 or int4 weights as 16-bit numbers."""
+    """A tile of int8 or int4 weights as 16-bit numbers, or of int4 weights as fp8."""
     program, group = tl.program_id(0), tl.program_id(1)
     n = program * BLOCK_N + tl.arange(0, BLOCK_N)
     place = out_ptr + n.to(tl.int64)[:, None] * depth + group * BLOCK_K
@@ -97,6 +98,8 @@ def expand(
         tile += (program.to(tl.int64) * groups + group) * (BLOCK_N * (BLOCK_K // 2))
         pairs = tl.load(data_ptr + tile)
         scales = tl.load(scales_ptr + group * rows + n)[:, None]
+        if dtype == tl.float8e4nv:
+            scales /= tl.load(unit_ptr)
         low = low_to_half(pairs).to(tl.float32) * scales
         high = high_to_half(pairs).to(tl.float32) * scales
         tl.store(place + half[None, :], low.to(dtype))

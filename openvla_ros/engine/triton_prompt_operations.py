@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from openvla_ros.engine import triton_prompt_kernels as kernels
 from openvla_ros.engine.low_bit import GROUP, TILE_ROWS, LowBitMatrix
 from openvla_ros.engine.torch_operations import Matrix
-from openvla_ros.engine.triton_launch import KINDS, launch_options
+from openvla_ros.engine.triton_launch import KINDS, launch_options, takes_fp8
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,14 @@ def product(x: torch.Tensor | Scaled, weight: Matrix) -> torch.Tensor:
     values = x.values if isinstance(x, Scaled) else x
     if not isinstance(weight, LowBitMatrix):
         return F.linear(values, weight)
-    if weight.kind != "fp8":
-        return F.linear(values, _expand(weight))
+    if not takes_fp8(weight):
+        return F.linear(values, _expand(weight, weight.dtype))
+    data = weight.data if weight.kind == "fp8" else _expand(weight, torch.float8_e4m3fn)
     return torch._scaled_mm(
         values,
-        weight.data.t(),
-        _one(weight.data.device),
-        weight.scales,
+        data.t(),
+        _one(data.device),
+        weight.fp8_unit,
         out_dtype=weight.dtype,
         use_fast_accum=True,
     )
@@ -48,10 +49,10 @@ def _one(device: torch.device) -> torch.Tensor:
     return torch.ones((), dtype=torch.float32, device=device)
 
 
-def _expand(weight: LowBitMatrix) -> torch.Tensor:
-    """Return an int8 or int4 matrix as 16-bit numbers, for one product."""
+def _expand(weight: LowBitMatrix, dtype: torch.dtype) -> torch.Tensor:
+    """Return an int8 or int4 matrix as 16-bit numbers, or as e4m3 times `fp8_unit`."""
     columns, depth = weight.shape
-    out = torch.empty(columns, depth, dtype=weight.dtype, device=weight.data.device)
+    out = torch.empty(columns, depth, dtype=dtype, device=weight.data.device)
     block_n, block_k = TILE_ROWS, GROUP
     while weight.kind == "int8" and depth % block_k:
         block_k //= 2
@@ -60,6 +61,7 @@ def _expand(weight: LowBitMatrix) -> torch.Tensor:
     kernels.expand[(columns // block_n, depth // block_k)](
         weight.data,
         weight.scales,
+        weight.fp8_unit if dtype == torch.float8_e4m3fn else weight.scales,
         out,
         columns,
         depth,
@@ -69,11 +71,6 @@ def _expand(weight: LowBitMatrix) -> torch.Tensor:
         num_warps=4,
     )
     return out
-
-
-def is_fp8(weight: Matrix) -> bool:
-    """Return whether products with this matrix take fp8 rows."""
-    return isinstance(weight, LowBitMatrix) and weight.kind == "fp8"
 
 
 def scale_rows(x: torch.Tensor, *, gated: bool) -> Scaled:
@@ -109,7 +106,7 @@ def prompt_add_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return x + delta (times scales, (M,)), and that normalised for the product `following`."""
     rows, width = x.shape
-    out = torch.empty_like(x, dtype=torch.float8_e4m3fn if is_fp8(following) else x.dtype)
+    out = torch.empty_like(x, dtype=torch.float8_e4m3fn if takes_fp8(following) else x.dtype)
     total = x if delta is None else torch.empty_like(x)
     kernels.add_rms_norm[(rows,)](
         x,

@@ -1,0 +1,136 @@
+"""Which of several kernels for the same thing this GPU runs fastest: measured once per process.
+
+The first of them is the one to beat. Another takes its place only if it gives the same numbers up
+to rounding, and clearly sooner: what is nearly as fast must not change the bits of an answer from
+one start to the next. A kernel that does not run here, for want of shared memory say, is out.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
+
+import torch
+
+Run = Callable[[], torch.Tensor]
+
+_CLEARLY = 0.9  # of the time of the one to beat
+_LARGEST_ERROR = 0.02  # relative; 16-bit rounding leaves 0.006
+_CALLS, _REPEATS = 8, 7  # calls in one recording, and times it is replayed
+
+_log = logging.getLogger(__name__)
+_lock = threading.Lock()
+_chosen: dict[Hashable, str] = {}
+_reports: dict[str, str] = {}
+
+
+def reports() -> dict[str, str]:
+    """Return what was measured so far: by key, every candidate with its time or what it lacks."""
+    return dict(_reports)
+
+
+def choose(key: Hashable, runs: Mapping[str, Run], device: torch.device) -> str:
+    """Return the name of the run to use from now on.
+
+    Args:
+        key: What is computed, and of what shape.
+        runs: Candidates by name, the one to beat first. Each returns its result in new memory and
+            may be called any number of times.
+        device: Where they run. Nothing is measured on a CPU, where Triton interprets kernels, nor
+            while a graph is recorded: then it is the first.
+
+    Raises:
+        RuntimeError: None of them runs here.
+    """
+    with _lock:
+        if key not in _chosen:
+            can_measure = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+            if can_measure and len(runs) > 1:
+                _chosen[key] = _measured(key, runs, device)
+            else:
+                _chosen[key] = next(iter(runs))
+        return _chosen[key]
+
+
+def _measured(key: Hashable, runs: Mapping[str, Run], device: torch.device) -> str:
+    refusals = _refusals()
+    evict = _evict(device)
+    idle = _microseconds(evict, lambda: None)
+    spent: dict[str, float] = {}
+    notes: dict[str, str] = {}
+    expected: torch.Tensor | None = None
+    for name, run in runs.items():
+        try:
+            found = run().float()
+        except refusals as error:
+            notes[name] = f"does not run here ({type(error).__name__})"
+            continue
+        expected = found if expected is None else expected
+        off, size = float((found - expected).norm()), float(expected.norm())
+        if not off <= _LARGEST_ERROR * size:  # NaN is out, too
+            notes[name] = f"wrong: off by {off:.3g} of {size:.3g}"
+            continue
+        spent[name] = _microseconds(evict, run) - idle
+        notes[name] = f"{spent[name]:.1f} us"
+    if not spent:
+        raise RuntimeError(f"No kernel for {key} runs on this GPU: {notes}.")
+    best = _best(spent)
+    _reports[str(key)] = f"{best} of " + ", ".join(
+        f"{name}: {note}" for name, note in notes.items()
+    )
+    _log.info("%s: %s", key, _reports[str(key)])
+    return best
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Return what compiling and launching a kernel raises where it cannot run.
+
+    Compiler passes raise RuntimeError. A CUDA error is one too, and shows again in the next call.
+    """
+    from triton.errors import TritonError
+
+    return TritonError, RuntimeError
+
+
+def _best(spent: Mapping[str, float]) -> str:
+    """Return the first, or the fastest if that takes clearly less time."""
+    first = next(iter(spent))
+    fastest = min(spent, key=lambda name: spent[name])
+    return fastest if spent[fastest] < _CLEARLY * spent[first] else first
+
+
+def _evict(device: torch.device) -> Callable[[], object]:
+    """Return what fills the second-level cache with other data: weights come from memory."""
+    size = torch.cuda.get_device_properties(device).L2_cache_size
+    other = torch.zeros(max(2 * size // 4, 1), dtype=torch.int32, device=device)
+    return partial(torch.amax, other, 0)
+
+
+def _microseconds(evict: Callable[[], object], run: Callable[[], object]) -> float:
+    """Return the median time of one eviction and one run, recorded so that no host is in it."""
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        evict()
+        run()
+        torch.cuda.synchronize()
+        graph.capture_begin(capture_error_mode="thread_local")
+        for _ in range(_CALLS):
+            evict()
+            run()
+        graph.capture_end()
+        spans = [_replay(graph) for _ in range(1 + _REPEATS)]
+    torch.cuda.current_stream().wait_stream(stream)
+    return statistics.median(spans[1:]) / _CALLS
+
+
+def _replay(graph: torch.cuda.CUDAGraph) -> float:
+    first, second = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+    graph.replay()
+    second.record()
+    second.synchronize()
+    return 1e3 * first.elapsed_time(second)
