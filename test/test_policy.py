@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from openvla_ros.errors import (
 )
 from openvla_ros.model.image_options import ImageOptions
 from openvla_ros.policy import OpenVLAPolicy
-from openvla_ros.types import Observation
+from openvla_ros.types import STAGES, Observation
 
 ROOT = Path(__file__).resolve().parent / "reference"
 CASES = json.loads((ROOT / "goldens" / "index.json").read_text())["cases"]
@@ -84,6 +85,44 @@ def test_an_observation_is_predicted_from_its_primary_image(
     )
     with pytest.raises(ImageError, match="wrist"):
         policy.predict(Observation({"wrist": image}, INSTRUCTION))
+
+
+def test_what_is_prepared_in_another_thread_gives_the_same_answer(
+    policies: dict, image: np.ndarray
+) -> None:
+    policy, prepared = policies["A_fused"], []
+    other = np.ascontiguousarray(image[:, ::-1])
+    images = (image, other)
+    expected = [policy.predict_action(each, INSTRUCTION).token_ids for each in images]
+    assert expected[0] != expected[1]
+
+    def prepare() -> None:
+        prepared.extend(policy.prepare(Observation({"primary": i}, INSTRUCTION)) for i in images)
+
+    thread = threading.Thread(target=prepare)
+    thread.start()
+    meanwhile = policy.predict_action(image, INSTRUCTION).token_ids
+    thread.join()
+    assert meanwhile == expected[0]
+    assert [policy.predict(each).token_ids for each in prepared] == expected
+    assert all(each.instruction == INSTRUCTION for each in prepared)
+
+
+@pytest.mark.parametrize("engine", ["auto", "off"])
+def test_stages_are_told_in_their_order_with_the_engine_and_without(
+    engine: str, tiny_checkpoint: Path
+) -> None:
+    policy = OpenVLAPolicy.from_pretrained(tiny_checkpoint, device="cpu", engine=engine)
+    image = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+    plain = ["preprocess_ms", "copy_ms", "towers_ms", "prefill_ms", "decode_ms", "total_ms"]
+    trial, *others = (
+        list(policy.predict(Observation({"primary": image}, INSTRUCTION, stamp_ns=k)).timings)
+        for k in range(3)
+    )
+    assert trial == plain
+    for told in others:  # from the second frame on there may be a draft
+        assert told == [stage for stage in STAGES if stage in told]
+        assert set(plain[:4]) <= set(told)
 
 
 def test_colour_order_changes_the_tokens(policies: dict, image: np.ndarray) -> None:
