@@ -16,8 +16,8 @@ from PIL import Image
 
 from openvla_ros.action_specs import load_action_spec
 from openvla_ros.engine.engine import Engine
-from openvla_ros.engine.exactness import ActionDecoder, require_exactness
-from openvla_ros.engine.requirements import low_bit_mode, require_quantization
+from openvla_ros.engine.exactness import ActionDecoder, Exactness
+from openvla_ros.engine.requirements import require_quantization
 from openvla_ros.engine.self_test import contrary_frames, require_sound, smooth_frames
 from openvla_ros.errors import ImageError
 from openvla_ros.model.action_stats import (
@@ -29,6 +29,7 @@ from openvla_ros.model.action_stats import (
 )
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.model.checkpoint import read_config, resolve_checkpoint
+from openvla_ros.model.configuration import OpenVLAConfig
 from openvla_ros.model.image_options import ImageOptions
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
 from openvla_ros.model.processing import OpenVLAProcessor, ProcessedInput
@@ -107,11 +108,9 @@ class OpenVLAPolicy:
             checkpoint: Folder in the Hugging Face layout, or hub id such as "openvla/openvla-7b".
             device: "auto", "cpu", "cuda" or "cuda:N".
             dtype: "auto", "float32", "bfloat16" or "float16".
-            quantization: "none"; "fp8", "int8" or "int4" (the engine's); "nf4" or "bnb_int8" (both
-                through bitsandbytes).
+            quantization: "none"; the engine's "fp8", "int8", "int4"; or "nf4", "bnb_int8".
             adapter: PEFT LoRA folder or hub id to apply.
-            adapter_mode: "merge" into the weights, "attach" beside them; "auto" merges unless the
-                model is quantised.
+            adapter_mode: "merge", "attach"; "auto" merges where that rounds nothing away.
             unnorm_key: Statistics to use; None when there is one, or when every call names it.
             revision: Hub commit.
             local_files_only: Never reach for the network.
@@ -120,14 +119,10 @@ class OpenVLAPolicy:
             image_options: Steps of the camera path to add to those stored with the checkpoint,
                 for fine-tunes whose folder does not say how their images were made.
             engine: "auto" is the engine where it supports the model, "off" the model by itself.
-            exactness: "self" gives the ids of the same weights decoded plainly, "hf" those of the
-                Hugging Face modules, "approx" ids up to `draft_tolerance` bins from the network's
-                own, in fewer passes.
-            drafts: Whether the action before is checked as a draft of the next. It changes how long
-                an action takes and, except with "approx", nothing else.
-            draft_tolerance: Bins, for "approx" alone.
-            progress: Called with bytes done, bytes in all and what is being done, while the weights
-                are read (or a rounded copy is written).
+            exactness: "self", "hf" or "approx": whose ids the answer has; see `engine.exactness`.
+            drafts: Whether the action before is checked as a draft of the next: fewer passes.
+            draft_tolerance: Bins by which an accepted id may be off, for "approx" alone.
+            progress: Told bytes done, bytes in all and what is done, while weights are read.
 
         Raises:
             CheckpointError: Something is missing, damaged or does not fit; nothing was loaded.
@@ -135,9 +130,8 @@ class OpenVLAPolicy:
             GpuMemoryError: Less GPU memory is free; nothing was loaded.
             ConfigurationError, DeviceError, DependencyError: The request cannot be met here.
         """
-        require_exactness(
-            exactness, draft_tolerance, drafts=drafts, low_bit=low_bit_mode(quantization)
-        )
+        how = Exactness(exactness, drafts=drafts, draft_tolerance=draft_tolerance)
+        how.require_weights(quantization)
         folder = resolve_checkpoint(checkpoint, revision, local_files_only)
         adapter_dir = resolve_checkpoint(adapter, None, local_files_only) if adapter else None
         config = read_config(folder)
@@ -146,12 +140,7 @@ class OpenVLAPolicy:
             norm_stats |= read_adapter_stats(adapter_dir)
         if unnorm_key or len(norm_stats) == 1:
             unnorm_key = resolve_unnorm_key(norm_stats, unnorm_key)
-        processor = OpenVLAProcessor.from_pretrained(folder, prompt_form(config.llm_backbone_id))
-        processor.image_processor.require_sizes(config.image_sizes)
-        why_options = "as the checkpoint says"
-        if image_options is not None and image_options != ImageOptions():
-            processor.image_processor.options |= image_options
-            why_options = "as the checkpoint says, and as requested"
+        processor, image_path = _load_processor(folder, config, image_options)
         request = NetworkRequest(
             device=device,
             dtype=dtype,
@@ -166,18 +155,9 @@ class OpenVLAPolicy:
         )
         require_quantization(quantization, config, device, engine, adapter_mode)
         network = load_network(folder, config, request)
-        decoder = ActionDecoder(
-            network.model,
-            network.engine,
-            exactness=exactness,
-            draft_tolerance=draft_tolerance,
-            drafts=drafts,
-        )
-        choices = {
-            **network.choices,
-            "image path": f"{processor.image_processor.options}: {why_options}",
-        }
+        choices = network.choices | {"image path": image_path}
         info = PolicyInfo(str(checkpoint), revision or "", unnorm_key or "", quantization, choices)
+        decoder = ActionDecoder(network.model, network.engine, how)
         policy = cls(network.model, processor, norm_stats, info, decoder)
         policy.calibrate()
         return policy
@@ -336,3 +316,16 @@ class OpenVLAPolicy:
 
     def _any_stats(self) -> ActionStats:
         return self.norm_stats[self._info.unnorm_key or next(iter(self.norm_stats))]
+
+
+def _load_processor(
+    folder: Path, config: OpenVLAConfig, image_options: ImageOptions | None
+) -> tuple[OpenVLAProcessor, str]:
+    """Return what turns image and instruction into tensors, and why it does so as it does."""
+    processor = OpenVLAProcessor.from_pretrained(folder, prompt_form(config.llm_backbone_id))
+    processor.image_processor.require_sizes(config.image_sizes)
+    why = "as the checkpoint says"
+    if image_options is not None and image_options != ImageOptions():
+        processor.image_processor.options |= image_options
+        why = "as the checkpoint says, and as requested"
+    return processor, f"{processor.image_processor.options}: {why}"

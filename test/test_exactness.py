@@ -21,7 +21,7 @@ from small_networks import (
 
 from openvla_ros.engine import exactness as module
 from openvla_ros.engine.engine import Engine
-from openvla_ros.engine.exactness import ActionDecoder, require_exactness
+from openvla_ros.engine.exactness import ActionDecoder, Exactness
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
 
@@ -246,7 +246,7 @@ class TestDecoder:
         assert [decoder.generate(ids, pixels, ACTION_DIM).passes for _ in range(2)] == [7, 7]
         assert decoder.choices["drafts"] == "off: only the engine can check them"
         with pytest.raises(ConfigurationError, match="Use exactness self"):
-            ActionDecoder(reference, None, exactness="approx")
+            ActionDecoder(reference, None, Exactness("approx"))
 
 
 class TestHuggingFace:
@@ -280,7 +280,7 @@ class TestHuggingFace:
 
     def test_uncalibrated_the_modules_decide_everything(self) -> None:
         model = small_model()
-        decoder = ActionDecoder(model, Engine(model), exactness="hf")
+        decoder = ActionDecoder(model, Engine(model), Exactness("hf"))
         assert decoder.generate(*small_inputs(1), ACTION_DIM).settled_by_model
         assert "not calibrated" in decoder.choices["exactness"]
 
@@ -334,7 +334,7 @@ def made(exactness: str, rounding: float = 0.0, **options: object) -> ActionDeco
     engine = Engine(model)
     if rounding:
         with_rounding(engine, rounding)
-    decoder = ActionDecoder(model, engine, exactness=exactness, **options)
+    decoder = ActionDecoder(model, engine, Exactness(exactness, **options))
     ids, _ = small_inputs(0, 20)
     decoder.calibrate(ids, [small_inputs(1000 + i)[1] for i in range(8)], ACTION_DIM)
     return decoder
@@ -343,12 +343,19 @@ def made(exactness: str, rounding: float = 0.0, **options: object) -> ActionDeco
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"exactness": "exact"}, "use one of self, hf, approx"),
-        ({"exactness": "hf", "low_bit": "int4"}, "quantization none, or exactness self"),
-        ({"exactness": "approx", "drafts": False}, "about drafts, which are off"),
-        ({"exactness": "approx", "draft_tolerance": 0}, "1 or more bins"),
+        ({"level": "exact"}, "use one of self, hf, approx"),
+        ({"level": "approx", "drafts": False}, "about drafts, which are off"),
+        ({"level": "approx", "draft_tolerance": 0}, "1 or more bins"),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_what_can(given: dict, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        require_exactness(**given)
+        Exactness(**given)
+
+
+@pytest.mark.parametrize("quantization", ["fp8", "int8", "int4"])
+def test_hf_needs_weights_that_a_quantised_engine_releases(quantization: str) -> None:
+    Exactness("self").require_weights(quantization)
+    Exactness("hf").require_weights("none")
+    with pytest.raises(ConfigurationError, match=f"{quantization}.*quantization none, or exactnes"):
+        Exactness("hf").require_weights(quantization)

@@ -42,6 +42,8 @@ def action(**changes: object) -> Message:
         "header": Message(stamp=stamp(10.0)),
         "inference_end": stamp(10.25),
         "inference_ms": 180.0,
+        "passes": 2,
+        "drafts_accepted": 3,
         "token_ids": [31800, 31900, 5],
         "invalid_dims": [],
         "is_valid": True,
@@ -85,7 +87,7 @@ def test_an_answer_is_shown_in_millimetres_degrees_and_seconds() -> None:
     assert "-3.0" in shown["action"]
     assert "+4.00" in shown["action"]
     assert "open" in shown["action"]
-    assert shown["latency"].startswith("0.25 s")
+    assert shown["latency"] == "0.25 s, model 180 ms, 2 passes, 3 drafted ids right"
     assert shown["tokens"] == "31800 31900 5"
     assert shown["result"] == "executed"
     assert latency_s(action()) == pytest.approx(0.25)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
-from openvla_ros.config.policy import EXACTNESS_LEVELS
+from openvla_ros.config.policy import ENGINE_QUANTIZATIONS, EXACTNESS_LEVELS
 from openvla_ros.engine.calibration import SAFETY_FACTOR, Differences, largest_change, step_of
 from openvla_ros.engine.engine import Engine
 from openvla_ros.errors import ConfigurationError
@@ -30,40 +30,84 @@ _AVERAGED_ACTIONS = 8
 _RETRY_EVERY = 16  # actions, while drafts pause
 
 
+@dataclass(frozen=True)
+class Exactness:
+    """Whose ids an answer has.
+
+    Attributes:
+        level: One of `EXACTNESS_LEVELS`.
+        drafts: Whether the action before is checked as a draft of the next.
+        draft_tolerance: Bins by which an accepted id may be off, for `approx` alone.
+
+    Raises:
+        ConfigurationError: Unknown, or contradicting itself; the text says what to do.
+    """
+
+    level: str = "self"
+    drafts: bool = True
+    draft_tolerance: int = 1
+
+    def __post_init__(self) -> None:
+        if self.level not in EXACTNESS_LEVELS:
+            raise ConfigurationError(
+                f"exactness {self.level!r} is unknown; use one of {', '.join(EXACTNESS_LEVELS)}."
+            )
+        if self.draft_tolerance < 1:
+            raise ConfigurationError(
+                f"draft_tolerance is {self.draft_tolerance}; give 1 or more bins, or use exactness "
+                "self."
+            )
+        if self.level == "approx" and not self.drafts:
+            raise ConfigurationError("exactness 'approx' is about drafts, which are off. Use self.")
+
+    @property
+    def tolerance(self) -> int:
+        """Bins by which an accepted id may be off: 0 unless `approx` was asked for."""
+        return self.draft_tolerance if self.level == "approx" else 0
+
+    def require_weights(self, quantization: str) -> None:
+        """Return when a quantization leaves the weights that this level needs.
+
+        Raises:
+            ConfigurationError: It does not.
+        """
+        if self.level == "hf" and quantization in ENGINE_QUANTIZATIONS:
+            raise ConfigurationError(
+                "exactness 'hf' needs the Hugging Face modules, whose weights quantization "
+                f"{quantization!r} releases. Use quantization none, or exactness self: the ids of "
+                "the same quantised weights decoded plainly."
+            )
+
+
 class ActionDecoder:
     """Decodes actions at one level of exactness, and counts how. One thread uses it at a time.
 
     Args:
         model: The Hugging Face modules.
         engine: What runs them, or None when they run by themselves.
-        exactness: One of `EXACTNESS_LEVELS`.
-        draft_tolerance: Bins, for `approx` alone.
-        drafts: Whether the action before is used as a draft at all.
+        exactness: Whose ids the actions have.
 
     Raises:
-        ConfigurationError: The level cannot be had with this engine; the text says why.
+        ConfigurationError: The level cannot be had without an engine.
     """
 
     def __init__(
         self,
         model: OpenVLAForActionPrediction,
         engine: Engine | None,
-        *,
-        exactness: str = "self",
-        draft_tolerance: int = 1,
-        drafts: bool = True,
+        exactness: Exactness | None = None,
     ) -> None:
-        require_exactness(exactness, draft_tolerance, drafts=drafts)
-        if exactness == "approx" and engine is None:
+        exactness = exactness or Exactness()
+        if exactness.level == "approx" and engine is None:
             raise ConfigurationError(
                 "exactness 'approx' accepts drafts, which only the engine can check, and the "
                 "engine is off. Use exactness self."
             )
         self.model = model
         self.engine = engine
-        self.exactness = exactness
-        self.tolerance = draft_tolerance if exactness == "approx" else 0
-        self.uses_drafts = drafts and engine is not None and exactness != "hf"
+        self.exactness = exactness.level
+        self.tolerance = exactness.tolerance
+        self.uses_drafts = exactness.drafts and engine is not None and exactness.level != "hf"
         #: exactness hf: margin between two logits from which on the modules would agree.
         self.model_margin = math.inf
         self.model_differences: Differences | None = None
@@ -232,38 +276,6 @@ class ActionDecoder:
         return (
             "the action before: counts only when the first pass confirms it whole, because passes "
             f"of several rows round otherwise here; guard {margin}"
-        )
-
-
-def require_exactness(
-    exactness: str, draft_tolerance: int = 1, *, drafts: bool = True, low_bit: str = ""
-) -> None:
-    """Return when a level of exactness can be had, before anything is loaded.
-
-    Args:
-        exactness: Its name.
-        draft_tolerance: Bins.
-        drafts: Whether drafts are allowed.
-        low_bit: The engine's quantization mode, or "".
-
-    Raises:
-        ConfigurationError: Unknown, or contradicting the rest; the text says what to do.
-    """
-    if exactness not in EXACTNESS_LEVELS:
-        raise ConfigurationError(
-            f"exactness {exactness!r} is unknown; use one of {', '.join(EXACTNESS_LEVELS)}."
-        )
-    if draft_tolerance < 1:
-        raise ConfigurationError(
-            f"draft_tolerance is {draft_tolerance}; give 1 or more bins, or use exactness self."
-        )
-    if exactness == "approx" and not drafts:
-        raise ConfigurationError("exactness 'approx' is about drafts, which are off. Use self.")
-    if exactness == "hf" and low_bit:
-        raise ConfigurationError(
-            "exactness 'hf' needs the Hugging Face modules, whose weights quantization "
-            f"{low_bit!r} releases. Use quantization none, or exactness self: the ids of the same "
-            "quantised weights decoded plainly."
         )
 
 

@@ -15,11 +15,6 @@ from openvla_ros.model.runtime_choices import choose_device, quantization_config
 _FP8_CAPABILITY = (8, 9)  # Ada and Hopper: the first GPUs whose matrix units take fp8
 
 
-def low_bit_mode(quantization: str) -> str:
-    """Return the name of a mode that the engine runs, or "" for all others."""
-    return quantization if quantization in ENGINE_QUANTIZATIONS else ""
-
-
 def require_quantization(
     quantization: str,
     config: OpenVLAConfig,
