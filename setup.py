@@ -47,6 +47,8 @@ EXTRAS = {
     "quant": ["bitsandbytes>=0.45"],
     # `openvla-ros monitor --foxglove`: a WebSocket server as one wheel, without dependencies.
     "foxglove": ["foxglove-sdk>=0.15"],
+    # `openvla-ros bench --plots`.
+    "plots": ["matplotlib>=3.7"],
     "test": [
         "hypothesis>=6.100",
         "mypy>=1.10",

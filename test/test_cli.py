@@ -61,7 +61,7 @@ def test_help_needs_neither_torch_nor_ros() -> None:
     heavy = ["torch", "transformers", "rclpy", "rosbags", "cv2", "PIL"]
     result = run_without(heavy, ["--help"])
     assert result.returncode == 0, result.stderr
-    for command in ("doctor", "keys", "predict", "convert", "monitor", "demo"):
+    for command in ("doctor", "keys", "predict", "convert", "bench", "monitor", "demo"):
         assert command in result.stdout
 
 

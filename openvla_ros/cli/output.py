@@ -29,6 +29,7 @@ _EXTRAS = {
     "bitsandbytes": "quant",
     "rosbags": "bags",
     "foxglove": "foxglove",
+    "matplotlib": "plots",
 }
 _ROS_MODULES = {"rclpy", "std_msgs", "sensor_msgs", "geometry_msgs", "lifecycle_msgs"}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -17,60 +17,105 @@ from torch.nn import functional as F
 from openvla_ros.model.configuration import OpenVLAConfig, VitSpec
 
 DEFINITION = (
-    "floor = operations of towers, projector and prompt / measured GEMM rate, but at least their "
-    "weights / measured read rate; plus 6 decoding passes, each all language weights read once / "
-    "measured read rate"
+    "floor = operations of towers and projector / GEMM rate; plus the prompt's operations / GEMM "
+    "rate, but at least the language weights / read rate; plus 6 decoding passes, each the "
+    "language weights in the variant's own format and the head / read rate. GEMM rate: the "
+    "products of one decoder layer at prompt length, in the model's dtype (fp8 variants on a GPU: "
+    "in fp8). Read rate: a maximum over more than the caches hold. Both are the best of several "
+    "measurements in this run."
 )
 _READ_BYTES = {"cuda": 4 * 2**30, "cpu": 2**28}
+_ROWS_STEP = 16  # fp8 products take rows in such multiples
+_FP8_CAPABILITY = (8, 9)
+_INT4_GROUP_BYTES = 4 / 128  # a float32 scale for 128 weights
+_BYTES_PER_WEIGHT = {"int8": 1.0, "fp8": 1.0, "int4": 0.5 + _INT4_GROUP_BYTES}
 
 
 @dataclass(frozen=True)
-class Floor:
-    """Lower bound of one action, and what it was computed from.
+class Rates:
+    """What the machine does at best, measured.
 
     Attributes:
-        read_bytes_per_s: Measured, reading only.
-        gemm_flops_per_s: Measured: all matrix products of one decoder layer at prompt length.
-        towers_ms: Towers and projector.
-        prefill_ms: Prompt through the language model.
-        step_ms: One decoding pass.
-        total_ms: Plain autoregression, 1 + 6 passes.
+        read_bytes_per_s: Reading only.
+        gemm_flops_per_s: All matrix products of one decoder layer at prompt length.
+        fp8_gemm_flops_per_s: The same in fp8, or None where there is none.
     """
 
     read_bytes_per_s: float
     gemm_flops_per_s: float
+    fp8_gemm_flops_per_s: float | None
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Lower bound of one action by plain decoding, in milliseconds.
+
+    Attributes:
+        towers_ms: Towers and projector.
+        prefill_ms: Prompt through the language model.
+        decode_ms: All decoding passes.
+    """
+
     towers_ms: float
     prefill_ms: float
-    step_ms: float
-    total_ms: float
-    definition: str = DEFINITION
+    decode_ms: float
 
-    def as_dict(self) -> dict[str, float | str]:
-        """Return the fields, for JSON."""
-        return asdict(self)
+    @property
+    def total_ms(self) -> float:
+        """1 + 6 passes."""
+        return self.towers_ms + self.prefill_ms + self.decode_ms
+
+    def shares(self, stages_ms: Mapping[str, float]) -> dict[str, float]:
+        """Return the share of the floor that each measured stage reaches."""
+        floors = asdict(self)
+        if "towers_ms" not in stages_ms:  # Hugging Face's first stage is both
+            floors["prefill_ms"] += floors["towers_ms"]
+        return {
+            name: floors[name] / value
+            for name, value in stages_ms.items()
+            if name in floors and value > 0
+        }
 
 
-def measure_floor(
-    config: OpenVLAConfig, text_length: int, steps: int, device: torch.device, dtype: torch.dtype
+def measure_rates(
+    config: OpenVLAConfig, text_length: int, device: torch.device, dtype: torch.dtype
+) -> Rates:
+    """Return the rates of this machine at this model's sizes."""
+    fp8 = None
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= _FP8_CAPABILITY:
+        fp8 = fp8_gemm_rate(config, text_length, device, dtype)
+    return Rates(read_rate(device), gemm_rate(config, text_length, device, dtype), fp8)
+
+
+def floor_of(
+    config: OpenVLAConfig,
+    text_length: int,
+    steps: int,
+    rates: Rates,
+    dtype: torch.dtype,
+    kind: str = "none",
 ) -> Floor:
-    """Return the floor of one action on this machine."""
-    read, gemm = read_rate(device), gemm_rate(config, text_length, device, dtype)
+    """Return the floor of one action whose layers' weights are stored as `kind` says."""
     text = config.text_config
-    layer = _layer_parameters(config)
-    language = text.num_hidden_layers * layer
-    head = text.vocab_size * text.hidden_size
+    weights = text.num_hidden_layers * sum(n * k for n, k in layer_shapes(config))
+    stored = weights * bytes_per_weight(kind, dtype)
+    head = text.vocab_size * text.hidden_size * dtype.itemsize
     patches = _patches(config)
     towers = sum(
-        _tower_flops(spec, size)
+        tower_flops(spec, size)
         for spec, size in zip(config.towers(), config.image_sizes, strict=True)
     )
     towers += 2 * patches * _projector_parameters(config)
-    prompt = 2 * (patches + text_length) * language
-    towers_s = towers / gemm
-    prefill_s = max(prompt / gemm, language * dtype.itemsize / read)
-    step_s = (language + head) * dtype.itemsize / read
-    total = towers_s + prefill_s + steps * step_s
-    return Floor(read, gemm, 1e3 * towers_s, 1e3 * prefill_s, 1e3 * step_s, 1e3 * total)
+    prompt = 2 * (patches + text_length) * weights
+    gemm = (rates.fp8_gemm_flops_per_s if kind == "fp8" else None) or rates.gemm_flops_per_s
+    prefill_s = max(prompt / gemm, stored / rates.read_bytes_per_s)
+    step_s = (stored + head) / rates.read_bytes_per_s
+    return Floor(1e3 * towers / rates.gemm_flops_per_s, 1e3 * prefill_s, 1e3 * steps * step_s)
+
+
+def bytes_per_weight(kind: str, dtype: torch.dtype) -> float:
+    """Return what a weight of the layers takes, stored as `kind` says ("none": in `dtype`)."""
+    return _BYTES_PER_WEIGHT.get(kind, dtype.itemsize)
 
 
 def read_rate(device: torch.device) -> float:
@@ -86,11 +131,28 @@ def gemm_rate(
     """Return operations per second over the four products of a decoder layer at prompt length."""
     rows = _patches(config) + text_length
     flops, seconds = 0.0, 0.0
-    for columns, depth in _layer_shapes(config):
+    for columns, depth in layer_shapes(config):
         x = torch.randn(rows, depth, device=device, dtype=dtype)
         weight = torch.randn(columns, depth, device=device, dtype=dtype)
         flops += 2.0 * rows * columns * depth
         seconds += _best_seconds(partial(F.linear, x, weight), device)
+    return flops / seconds
+
+
+def fp8_gemm_rate(
+    config: OpenVLAConfig, text_length: int, device: torch.device, dtype: torch.dtype
+) -> float:
+    """Return the same with e4m3 on both sides and one scale for each."""
+    rows = _patches(config) + text_length
+    padded = -(-rows // _ROWS_STEP) * _ROWS_STEP
+    one = torch.ones((), device=device)
+    flops, seconds = 0.0, 0.0
+    for columns, depth in layer_shapes(config):
+        x = torch.randn(padded, depth, device=device).to(torch.float8_e4m3fn)
+        weight = torch.randn(columns, depth, device=device).to(torch.float8_e4m3fn)
+        run = partial(torch._scaled_mm, x, weight.t(), scale_a=one, scale_b=one, out_dtype=dtype)
+        flops += 2.0 * rows * columns * depth
+        seconds += _best_seconds(run, device)
     return flops / seconds
 
 
@@ -114,8 +176,8 @@ def _best_seconds(run: Callable[[], object], device: torch.device, repeats: int 
     return best
 
 
-def _layer_shapes(config: OpenVLAConfig) -> list[tuple[int, int]]:
-    """(columns, depth) of a decoder layer's products, fused as the engine has them."""
+def layer_shapes(config: OpenVLAConfig) -> list[tuple[int, int]]:
+    """Return (columns, depth) of a decoder layer's products, fused as the engine has them."""
     text = config.text_config
     width, hidden = text.hidden_size, text.intermediate_size
     head_dim = width // text.num_attention_heads
@@ -123,15 +185,12 @@ def _layer_shapes(config: OpenVLAConfig) -> list[tuple[int, int]]:
     return [(qkv, width), (width, width), (2 * hidden, width), (width, hidden)]
 
 
-def _layer_parameters(config: OpenVLAConfig) -> int:
-    return sum(columns * depth for columns, depth in _layer_shapes(config))
-
-
 def _patches(config: OpenVLAConfig) -> int:
     return (config.image_sizes[0] // config.towers()[0].patch_size) ** 2
 
 
-def _tower_flops(spec: VitSpec, size: int) -> float:
+def tower_flops(spec: VitSpec, size: int) -> float:
+    """Return the operations of a tower's blocks that are computed, for a square image."""
     tokens = (size // spec.patch_size) ** 2 + spec.num_prefix_tokens
     width = spec.embed_dim
     block = 4 * width**2 + 2 * width * int(width * spec.mlp_ratio)

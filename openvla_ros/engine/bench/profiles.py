@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from openvla_ros.errors import ConfigurationError
+from openvla_ros.engine.bench.plan import check_profile
 from openvla_ros.model.configuration import OpenVLAConfig
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
 from openvla_ros.model.processing import ImageProcessor, settings_of
@@ -25,6 +25,15 @@ _IMAGES = 32
 #: Of the attention gain of `random_weights`. With all of it 32 random layers amplify the rounding
 #: of bfloat16 until nothing agrees with float32, whoever computes.
 _ATTENTION_SHARE = 0.25
+#: Of the head of `random_weights`. The highest logits lie between 16 and 32 with it, as those of
+#: trained checkpoints do, where neighbouring numbers of bfloat16 are 0.125 apart.
+_HEAD_SCALE = 2.0
+HEAD_NOTE = (
+    f"Random weights: times and memory mean something, actions do not. The head is scaled by "
+    f"{_HEAD_SCALE:g}, so that the highest logits lie between 16 and 32 and the margins below them "
+    "at about one, like a trained model's; the scale does not change how many ids differ, because "
+    "rounding grows with it."
+)
 _IMAGE_SHAPE = (480, 640, 3)
 
 _SMALL_TEXT = {
@@ -37,7 +46,6 @@ _SMALL_TEXT = {
     "vocab_size": 32064,
     "pad_token_id": 32000,
 }
-PROFILES = ("tiny", "small", "7b")
 
 
 def bench_config(profile: str) -> OpenVLAConfig:
@@ -46,8 +54,7 @@ def bench_config(profile: str) -> OpenVLAConfig:
     Raises:
         ConfigurationError: Unknown profile.
     """
-    if profile not in PROFILES:
-        raise ConfigurationError(f"The profile {profile!r} is unknown; use one of {PROFILES}.")
+    check_profile(profile)
     if profile != "small":
         return profile_config(profile)
     tiny = profile_config("tiny")
@@ -77,6 +84,8 @@ def random_model(
             weight.copy_(random_tensor(key, tuple(weight.shape), config, seed, device))
             if key.endswith(("q_proj.weight", "k_proj.weight")):
                 weight *= _ATTENTION_SHARE
+            if key.endswith("lm_head.weight"):
+                weight *= _HEAD_SCALE
     return model.eval()
 
 
