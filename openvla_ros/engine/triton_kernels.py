@@ -144,6 +144,99 @@ def _stream_split(
 
 
 @triton.jit
+def _product(
+    x_ptr,
+    weight_ptr,
+    scales_ptr,
+    rows,
+    columns,
+    depth,
+    ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    SPLITS: tl.constexpr,
+    STAGES: tl.constexpr,
+    KIND: tl.constexpr,
+):
+    """Product of this program's BLOCK_N rows of the weight and x, by one of two ways."""
+    if SPLITS == 1:
+        total = _stream(
+            x_ptr,
+            weight_ptr,
+            scales_ptr,
+            rows,
+            columns,
+            depth,
+            ROWS,
+            BLOCK_N,
+            BLOCK_K,
+            STAGES,
+            KIND,
+        )
+    else:
+        total = _stream_split(
+            x_ptr,
+            weight_ptr,
+            scales_ptr,
+            rows,
+            columns,
+            depth,
+            ROWS,
+            BLOCK_N,
+            BLOCK_K,
+            SPLITS,
+            STAGES,
+            KIND,
+        )
+    return total
+
+
+@triton.jit
+def _load_squares(squares_ptr, parts, ROWS: tl.constexpr, PARTS: tl.constexpr):
+    """Sums of squares as the kernel before left them: (PARTS, ROWS), zeros beyond `parts`."""
+    part = tl.arange(0, PARTS)[:, None]
+    return tl.load(squares_ptr + part * ROWS + tl.arange(0, ROWS)[None, :], part < parts, other=0.0)
+
+
+@triton.jit
+def _rescale(total, scales_ptr, n, KIND: tl.constexpr):
+    """A product times what `_stream` left out: scales of whole rows or matrices."""
+    if KIND == INT8:
+        total *= tl.load(scales_ptr + n)[:, None]
+    elif KIND == FP8:
+        total *= tl.load(scales_ptr)
+    return total
+
+
+@triton.jit
+def _add_residual(result, residual, gain, scaled_ptr):
+    """Result plus residual, that times gain for `scaled_ptr`, and each row's sum of squares."""
+    result += residual
+    wide = result.to(tl.float32)
+    scaled = clamp_to(wide * gain.to(tl.float32)[:, None], scaled_ptr.dtype.element_ty)
+    return result, scaled, tl.sum(wide * wide, axis=0)
+
+
+@triton.jit
+def _silu_mul(result, BLOCK_N: tl.constexpr, ROWS: tl.constexpr):
+    """silu(gate) * up, (BLOCK_N / 2, ROWS), of rows that alternate gate, up."""
+    pairs = tl.reshape(result, (BLOCK_N // 2, 2, ROWS))
+    gate, up = tl.split(tl.permute(pairs, (0, 2, 1)))
+    wide = gate.to(tl.float32)
+    return (wide * tl.sigmoid(wide)).to(gate.dtype) * up
+
+
+@triton.jit
+def _store_best(result, value_ptrs, index_ptrs, first):
+    """Store each row's highest value, and where the first of equals is among all columns."""
+    value, index = tl.max(
+        result.to(tl.float32), axis=0, return_indices=True, return_indices_tie_break_left=True
+    )
+    tl.store(value_ptrs, value)
+    tl.store(index_ptrs, index + first)
+
+
+@triton.jit
 def skinny_linear(
     x_ptr,  # (rows, depth)
     weight_ptr,  # (columns, depth)
@@ -186,69 +279,43 @@ def skinny_linear(
     if PDL:
         gdc_wait()
     if NORM:
-        part = tl.arange(0, PARTS)
-        squares = tl.load(
-            squares_ptr + part[:, None] * ROWS + row[None, :], part[:, None] < parts, other=0.0
-        )
-    if SPLITS == 1:
-        total = _stream(
-            x_ptr,
-            weight_ptr,
-            scales_ptr,
-            rows,
-            columns,
-            depth,
-            ROWS,
-            BLOCK_N,
-            BLOCK_K,
-            STAGES,
-            KIND,
-        )
-    else:
-        total = _stream_split(
-            x_ptr,
-            weight_ptr,
-            scales_ptr,
-            rows,
-            columns,
-            depth,
-            ROWS,
-            BLOCK_N,
-            BLOCK_K,
-            SPLITS,
-            STAGES,
-            KIND,
-        )
+        squares = _load_squares(squares_ptr, parts, ROWS, PARTS)
+    total = _product(
+        x_ptr,
+        weight_ptr,
+        scales_ptr,
+        rows,
+        columns,
+        depth,
+        ROWS,
+        BLOCK_N,
+        BLOCK_K,
+        SPLITS,
+        STAGES,
+        KIND,
+    )
     inside = row[None, :] < rows
     if PDL:
         gdc_launch_dependents()
-    if KIND == INT8:
-        total *= tl.load(scales_ptr + n)[:, None]
-    elif KIND == FP8:
-        total *= tl.load(scales_ptr)
+    total = _rescale(total, scales_ptr, n, KIND)
     if NORM:
         total *= tl.rsqrt(tl.sum(squares, axis=0) / depth + eps)[None, :]
     result = clamp_to(total, out_ptr.dtype.element_ty)
     if GATED:
-        pairs = tl.reshape(result, (BLOCK_N // 2, 2, ROWS))
-        gate, up = tl.split(tl.permute(pairs, (0, 2, 1)))
-        wide = gate.to(tl.float32)
-        result = (wide * tl.sigmoid(wide)).to(gate.dtype) * up
+        result = _silu_mul(result, BLOCK_N, ROWS)
         n = program * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
         columns = columns // 2
     places = row[None, :] * columns + n[:, None]
     if RESIDUAL:
-        result += tl.load(residual_ptr + places, inside, other=0.0)
-        wide = result.to(tl.float32)
-        gain = tl.load(gain_ptr + n).to(tl.float32)
-        scaled = clamp_to(wide * gain[:, None], scaled_ptr.dtype.element_ty)
+        residual = tl.load(residual_ptr + places, inside, other=0.0)
+        result, scaled, squared = _add_residual(result, residual, tl.load(gain_ptr + n), scaled_ptr)
         tl.store(scaled_ptr + places, scaled, inside)
-        tl.store(value_ptr + program * ROWS + row, tl.sum(wide * wide, axis=0))
+        tl.store(value_ptr + program * ROWS + row, squared)
     tl.store(out_ptr + places, result, inside)
     if BEST:
         value, index = tl.max(
-            result.to(tl.float32), axis=0, return_indices=True, return_indices_tie_break_left=True
-        )
+            result.to(tl.float32), axis=0, return_indices=True
+        )  # lowest of equals
         tl.store(value_ptr + program * ROWS + row, value)
         tl.store(index_ptr + program * ROWS + row, index + program * BLOCK_N)
 
