@@ -227,13 +227,15 @@ def _silu_mul(result, BLOCK_N: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _store_best(result, value_ptrs, index_ptrs, first):
+def _store_best(result, value_ptr, index_ptr, BLOCK_N: tl.constexpr, ROWS: tl.constexpr):
     """Store each row's highest value, and where the first of equals is among all columns."""
+    program = tl.program_id(0)
+    place = program * ROWS + tl.arange(0, ROWS)
     value, index = tl.max(
         result.to(tl.float32), axis=0, return_indices=True, return_indices_tie_break_left=True
     )
-    tl.store(value_ptrs, value)
-    tl.store(index_ptrs, index + first)
+    tl.store(value_ptr + place, value)
+    tl.store(index_ptr + place, index + program * BLOCK_N)
 
 
 @triton.jit
