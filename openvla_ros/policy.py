@@ -60,7 +60,7 @@ class _Prepared:
 class OpenVLAPolicy:
     """OpenVLA with the statistics, prompt and image path of its checkpoint.
 
-    Not thread-safe: one thread predicts at a time, and one prepares.
+    One thread predicts at a time; any thread may prepare and view.
     """
 
     def __init__(

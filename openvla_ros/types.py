@@ -233,10 +233,7 @@ class Finding:
 
 
 class Policy(Protocol):
-    """Anything that turns an observation into a prediction.
-
-    One thread predicts at a time, and one prepares: these two may be different ones.
-    """
+    """Anything that turns an observation into a prediction. One thread predicts at a time."""
 
     @property
     def info(self) -> PolicyInfo:
@@ -256,8 +253,8 @@ class Policy(Protocol):
     def prepare(self, observation: Observation) -> Observation:
         """Return the observation with what can be done before the policy is free.
 
-        It may run while another thread predicts, so that the next image is ready when the policy
-        is. Without it, `predict` does all: a policy need not have anything to prepare.
+        Any thread may ask, also while another one predicts: so the next image is ready when the
+        policy is. Without it, `predict` does all: a policy need not have anything to prepare.
 
         Raises:
             ImageError: No primary image, or not (H, W, 3) uint8.

@@ -75,8 +75,7 @@ class TowerTransform:
 
     def normalize(self, resized: Image.Image, pixels: np.ndarray) -> None:
         """Write what `resized` returned into `pixels`, (3, h, w) float32."""
-        levels = np.asarray(resized).transpose(2, 0, 1)
-        np.divide(levels, np.float32(255), out=pixels, dtype=np.float32)
+        np.divide(np.asarray(resized).transpose(2, 0, 1), np.float32(255), pixels, dtype=np.float32)
         pixels -= np.asarray(self.mean, np.float32)[:, None, None]
         pixels /= np.asarray(self.std, np.float32)[:, None, None]
 
@@ -293,7 +292,9 @@ def load_tokenizer(checkpoint_dir: Path) -> PreTrainedTokenizerBase:
         )
     try:
         # Not AutoTokenizer: it would follow auto_map in config.json to remote code.
-        return PreTrainedTokenizerFast.from_pretrained(checkpoint_dir, local_files_only=True)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint_dir, local_files_only=True)
+        tokenizer("")  # switches padding and truncation off: from now on any thread may call it
+        return tokenizer
     except Exception as error:  # the library raises many types for a damaged file
         raise CheckpointError(
             f"The tokenizer in {checkpoint_dir} cannot be read: {error}"
@@ -349,8 +350,7 @@ def _tower_transforms(settings: Mapping[str, Any], strategy: str) -> list[TowerT
 
 
 def _stored(settings: Mapping[str, Any], name: str, index: int) -> Mapping[str, Any]:
-    entries = settings.get(name)
-    return entries[index] if entries else {}
+    return entries[index] if (entries := settings.get(name)) else {}
 
 
 def _size(size: int | Sequence[int]) -> tuple[int, int] | int:

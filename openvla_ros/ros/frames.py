@@ -28,9 +28,17 @@ class Reply:
     text: str = "the image was dropped before it was answered."
 
 
+@dataclass
+class Preparation:
+    """What was made of a frame before its turn. Whoever makes it holds the lock meanwhile."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    result: Any = None
+
+
 @dataclass(frozen=True)
 class Frame:
-    """One image on its way to the policy."""
+    """One image on its way to the policy. A copy with other values begins unprepared."""
 
     message: Any
     stamp_ns: int
@@ -39,6 +47,9 @@ class Frame:
     instruction: str
     activation: int
     reply: Reply | None = None
+    preparation: Preparation = field(
+        default_factory=Preparation, init=False, repr=False, compare=False
+    )
 
 
 @dataclass(frozen=True)

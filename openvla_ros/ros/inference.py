@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,14 +32,13 @@ class Measured:
 class Prepared:
     """A frame as the policy takes it, and the cost of that in milliseconds."""
 
-    frame: Frame
     observation: Observation
     decode_ms: float
     prepare_ms: float
 
 
 class Predictor:
-    """Decodes, crops, and asks the policy. One thread may prepare while another predicts."""
+    """Decodes, crops, and asks the policy. Another thread may prepare while one predicts."""
 
     def __init__(
         self,
@@ -55,11 +53,9 @@ class Predictor:
         self._roi = roi
         self._steady_s = steady_s
         self._log = log
-        self._newest: Prepared | None = None
-        self._preparing = threading.Lock()
 
     def prepare(self, frame: Frame) -> None:
-        """Do early what `predict` would do first, and hold it ready for that frame alone."""
+        """Do early what `predict` would do first; the frame keeps it."""
         with contextlib.suppress(Exception):  # `predict` meets it again, and raises it
             self._prepared(frame)
 
@@ -99,10 +95,11 @@ class Predictor:
 
     def _prepared(self, frame: Frame) -> Prepared:
         """Return a frame prepared now or before; waits when another thread is preparing it."""
-        with self._preparing:
-            if self._newest is None or self._newest.frame is not frame:
-                self._newest = self._prepare(frame)
-            return self._newest
+        # A lock for each frame: one for all would let whoever looks ahead overtake who waits here.
+        with frame.preparation.lock:
+            if frame.preparation.result is None:
+                frame.preparation.result = self._prepare(frame)
+            return frame.preparation.result
 
     def _prepare(self, frame: Frame) -> Prepared:
         start_s = self._steady_s()
@@ -114,7 +111,6 @@ class Predictor:
             )
         )
         return Prepared(
-            frame,
             observation,
             decode_ms=(decoded_s - start_s) * 1000.0,
             prepare_ms=(self._steady_s() - decoded_s) * 1000.0,
