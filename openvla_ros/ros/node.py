@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
@@ -68,14 +69,14 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         self,
         *,
         steady_clock: Callable[[], float] = time.monotonic,
-        load: Callable[[ModelConfig], Policy] = load_policy,
+        load: Callable[[ModelConfig], Policy] | None = None,
         **node_arguments: Any,
     ) -> None:
         """Create the node, unconfigured.
 
         Args:
             steady_clock: Seconds; time-outs and streaming use it, so tests can stop time.
-            load: Model parameters → policy.
+            load: Model parameters → policy; None = the policy that they name.
             node_arguments: For `rclpy.node.Node`, e.g. `parameter_overrides`.
         """
         Node.__init__(self, "openvla_node", **node_arguments)
@@ -87,7 +88,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         refuse_wrong_transitions(self)
         self.fatal = ""
         self._steady_s = steady_clock
-        self._load = load
+        self._load = load or partial(load_policy, log=self.get_logger().info)
         self._session: Session | None = None
         self._stopping = threading.Lock()
         self._config = NodeConfig()
