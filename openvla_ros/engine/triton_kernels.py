@@ -209,12 +209,11 @@ def _rescale(total, scales_ptr, n, KIND: tl.constexpr):
 
 
 @triton.jit
-def _add_residual(result, residual, gain, scaled_ptr):
-    """Result plus residual, that times gain for `scaled_ptr`, and each row's sum of squares."""
-    result += residual
+def _prepare_norm(result, gain, scaled_ptr):
+    """What a norm needs: rows times its gain, as `scaled_ptr` has them, and sums of squares."""
     wide = result.to(tl.float32)
     scaled = clamp_to(wide * gain.to(tl.float32)[:, None], scaled_ptr.dtype.element_ty)
-    return result, scaled, tl.sum(wide * wide, axis=0)
+    return scaled, tl.sum(wide * wide, axis=0)
 
 
 @triton.jit
@@ -305,12 +304,11 @@ def skinny_linear(
     result = clamp_to(total, out_ptr.dtype.element_ty)
     if GATED:
         result = _silu_mul(result, BLOCK_N, ROWS)
-        n = program * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
-        columns = columns // 2
+        n, columns = program * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2), columns // 2
     places = row[None, :] * columns + n[:, None]
     if RESIDUAL:
-        residual = tl.load(residual_ptr + places, inside, other=0.0)
-        result, scaled, squared = _add_residual(result, residual, tl.load(gain_ptr + n), scaled_ptr)
+        result += tl.load(residual_ptr + places, inside, other=0.0)
+        scaled, squared = _prepare_norm(result, tl.load(gain_ptr + n), scaled_ptr)
         tl.store(scaled_ptr + places, scaled, inside)
         tl.store(value_ptr + program * ROWS + row, squared)
     tl.store(out_ptr + places, result, inside)
