@@ -204,7 +204,7 @@ class DecodingStatistics:
         if self.drafted:
             counts = ", ".join(f"{n} had {ids}" for ids, n in enumerate(self.accepted) if n)
             words |= {
-                "drafts": str(self.drafted),
+                "drafted actions": str(self.drafted),
                 "draft ids confirmed": f"{self.mean_accepted:.2f} on average: {counts}",
                 "guard fired": str(self.guard_fired),
             }

@@ -206,7 +206,7 @@ def test_doctor_gives_every_choice_with_its_reason(capsys) -> None:
     main(["doctor", "--json"])
     answer = json.loads(capsys.readouterr().out)
     choices = {f["item"]: f for f in answer["findings"] if f["section"] == "choices"}
-    assert set(choices) == {"device", "dtype", "attention", "quantization"}
+    assert set(choices) == {"device", "dtype", "attention", "quantization", "exactness"}
     assert all(finding["reason"] for finding in choices.values())
     sections = {finding["section"] for finding in answer["findings"]}
     assert {"software", "hardware", "choices", "ROS 2"} <= sections
@@ -224,6 +224,20 @@ def test_doctor_approves_a_whole_checkpoint_and_names_the_file_of_each_key(
     assert statistics
     assert all(f["value"].startswith("from ") for f in statistics)
     assert {"folder", "weights", "quantization none"} <= {f["item"] for f in about}
+
+
+def test_doctor_runs_a_checkpoint_and_shows_what_its_drafts_did(tiny_checkpoint, capsys) -> None:
+    command = ["doctor", "--checkpoint", str(tiny_checkpoint), "--run", "--json"]
+    findings = json_of(capsys, command)["findings"]
+    ran = {f["item"]: f for f in findings if f["section"] == "policy"}
+    assert ran["self test"]["value"] == "passed"
+    assert ran["exactness"]["value"] == "self"
+    assert "largest change of a logit" in ran["drafts"]["reason"]
+    assert ran["latency"]["value"].endswith(" ms")
+    assert ran["actions"]["value"] == "12" and ran["drafted actions"]["value"] == "11"
+    refused = json_of(capsys, [*command, "--quantization", "int4"], code=1)["findings"]
+    assert "multiples of 32 x 128" in refused[-1]["reason"]
+    json_of(capsys, ["doctor", "--run", "--json"], code=1)
 
 
 def test_doctor_fails_on_a_checkpoint_that_cannot_run(tmp_path, capsys) -> None:

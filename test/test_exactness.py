@@ -193,7 +193,7 @@ class TestDecoder:
         assert decoder.statistics.accepted[ACTION_DIM - 1] == 1
         assert decoder.statistics.passes == 8 + other.passes
         assert decoder.statistics.mean_passes == pytest.approx((8 + other.passes) / 3)
-        assert decoder.statistics.described()["drafts"] == "2"
+        assert decoder.statistics.described()["drafted actions"] == "2"
 
     def test_a_trial_has_no_draft_and_is_not_counted(self) -> None:
         decoder = made("self")

@@ -13,7 +13,7 @@ from openvla_ros.control.states import Reason, State
 from openvla_ros.control.supervisor import Verdict
 from openvla_ros.ros.health import CONCERNS, MEBIBYTE, Health, Level, Snapshot, examine
 from openvla_ros.ros.ledger import Ledger
-from openvla_ros.types import PolicyInfo
+from openvla_ros.types import DecodingStatistics, PolicyInfo
 
 PARTS = ["camera", "model", "inference", "command stream", "controller", "gripper", "GPU"]
 
@@ -154,3 +154,15 @@ def test_the_gpu_warns_when_it_is_nearly_full() -> None:
     assert health("GPU").values["memory used (MiB)"] == "8000"
     assert health("GPU", gpu_bytes=(96, 100)).level is Level.WARN
     assert health("GPU", gpu_bytes=(0, 0)).message == "no GPU is used"
+
+
+def test_what_drafts_did_is_shown_once_there_was_an_action() -> None:
+    assert "drafted actions" not in health("inference").values
+    done = DecodingStatistics(
+        actions=10, passes=28, drafted=9, accepted=(3, 0, 0, 0, 0, 0, 6), guard_fired=2
+    )
+    values = health("inference", statistics=done).values
+    assert values["mean passes"] == "2.80"
+    assert values["draft ids confirmed"] == "4.00 on average: 3 had 0, 6 had 6"
+    assert values["guard fired"] == "2"
+    assert "settled by Hugging Face" not in values

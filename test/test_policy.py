@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from openvla_ros.errors import (
     SelfTestError,
 )
 from openvla_ros.model.image_options import ImageOptions
+from openvla_ros.model.modeling import GeneratedTokens
 from openvla_ros.policy import OpenVLAPolicy
 from openvla_ros.types import STAGES, Observation
 
@@ -106,6 +109,34 @@ def test_what_is_prepared_in_another_thread_gives_the_same_answer(
     assert meanwhile == expected[0]
     assert [policy.predict(each).token_ids for each in prepared] == expected
     assert all(each.instruction == INSTRUCTION for each in prepared)
+
+
+@pytest.mark.gpu
+def test_pixels_prepared_for_a_gpu_are_pinned_and_change_no_token(
+    tiny_checkpoint: Path, image: np.ndarray
+) -> None:
+    """Prepared by other threads, also while graphs are recorded for a prompt of a new length."""
+    policy = OpenVLAPolicy.from_pretrained(tiny_checkpoint, device="cuda")
+    engine = policy.engine
+    assert engine is not None
+    images = [np.roll(image, 16 * k, axis=1) for k in range(8)]
+    prepared: list[Observation] = []
+    for words in ("pick", "pick up", "pick up the", "pick up the red"):
+
+        def prepare(words: str = words) -> None:
+            prepared.extend(policy.prepare(Observation({"primary": i}, words)) for i in images)
+
+        thread = threading.Thread(target=prepare)
+        thread.start()
+        policy.predict_action(image, words)
+        thread.join()
+    for observation in prepared:
+        inputs = observation.prepared.inputs
+        assert inputs.pixel_values.is_pinned()
+        pageable = inputs.pixel_values.clone()
+        assert not pageable.is_pinned()
+        expected = engine.generate_action_tokens(inputs.input_ids, pageable, 7)
+        assert policy.predict(observation).token_ids == expected.token_ids
 
 
 @pytest.mark.parametrize("engine", ["auto", "off"])
@@ -310,3 +341,70 @@ def test_the_engine_gives_the_actions_of_the_plain_model(
         assert "towers_ms" in found.timings
     with pytest.raises(ConfigurationError, match="int8"):
         OpenVLAPolicy.from_pretrained(tiny_checkpoint, engine="off", quantization="int8", **options)
+
+
+class TestDrafts:
+    """A camera's next frame often has the same answer: the action before is its draft."""
+
+    def frames(self) -> list[np.ndarray]:
+        picture = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+        return [np.roll(picture, shift, axis=1) for shift in (0, 0, 1, 1, 30, 30, 30)]
+
+    def test_actions_with_drafts_equal_those_without(self, tiny_checkpoint: Path) -> None:
+        plain, drafted = (
+            OpenVLAPolicy.from_pretrained(tiny_checkpoint, device="cpu", drafts=drafts)
+            for drafts in (False, True)
+        )
+        for frame in self.frames():
+            expected = plain.predict_action(frame, INSTRUCTION)
+            found = drafted.predict_action(frame, INSTRUCTION)
+            assert found.token_ids == expected.token_ids
+            assert found.passes <= expected.passes == 7
+        statistics = drafted.statistics
+        assert statistics.actions == 7
+        assert statistics.drafted == sum(statistics.accepted) == 6
+        assert statistics.accepted[6] >= 4, "a repeated frame has the same answer"
+        assert statistics.passes < 7 * 7 == plain.statistics.passes
+        assert plain.info.choices["drafts"] == "off: requested"
+
+    def test_how_exact_it_is_stands_among_the_choices(self, policies: dict) -> None:
+        choices = policies["A_fused"].info.choices
+        assert choices["exactness"] == "self: the ids of the same weights decoded plainly"
+        assert re.search(r"guard \S+ \(3 × the largest change .* over [2-8] im", choices["drafts"])
+
+    def test_an_observation_without_a_stamp_is_a_trial(
+        self, reference_checkpoints: Path, image: np.ndarray
+    ) -> None:
+        """The node measures the latency of an action that no draft makes faster."""
+        policy = OpenVLAPolicy.from_pretrained(reference_checkpoints / "A_fused")
+        trial = Observation({"primary": image}, INSTRUCTION)
+        assert [policy.predict(trial).passes for _ in range(2)] == [7, 7]
+        assert policy.statistics.actions == 0
+        real = Observation({"primary": image}, INSTRUCTION, stamp_ns=1)
+        predictions = [policy.predict(real) for _ in range(2)]
+        assert [p.passes for p in predictions] == [7, 1]
+        assert [p.drafts_accepted for p in predictions] == [0, 6]
+
+    def test_a_self_test_refuses_drafts_that_change_the_answer(self, policy: OpenVLAPolicy) -> None:
+        assert policy.engine is not None
+        verify = policy.engine.verify_draft
+
+        def broken(*args: object, **options: object) -> GeneratedTokens:
+            tokens = verify(*args, **options)
+            return replace(tokens, token_ids=[31999, *tokens.token_ids[1:]])
+
+        policy.engine.verify_draft = broken
+        with pytest.raises(SelfTestError, match="Use drafts: false"):
+            policy.self_test()
+
+    @pytest.mark.parametrize("exactness", ["hf", "approx"])
+    def test_the_other_levels_are_had_by_name(
+        self, exactness: str, reference_checkpoints: Path, policies: dict, image: np.ndarray
+    ) -> None:
+        policy = OpenVLAPolicy.from_pretrained(
+            reference_checkpoints / "A_fused", exactness=exactness
+        )
+        policy.self_test()
+        assert policy.info.choices["exactness"].startswith(f"{exactness}: requested")
+        first = policy.predict_action(image, INSTRUCTION)
+        assert first.token_ids == policies["A_fused"].predict_action(image, INSTRUCTION).token_ids
