@@ -88,6 +88,6 @@ def differences(
         found = program.check(plain.ids, first).logits
         count = min(program.rows, n - 1 - first)
         same = same and torch.equal(found[:count], expected[first + 1 : first + 1 + count])
-    dtype = program.engine.language.weights.head.dtype
+    dtype = program.engine.language.weights.embedding.dtype
     change = largest_change(drafted, expected[: program.rows])
     return Differences(1, change, step_of(expected, dtype), prompt_is_plain, same)

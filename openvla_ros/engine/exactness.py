@@ -203,7 +203,7 @@ class ActionDecoder:
         self, input_ids: torch.Tensor, images: Sequence[torch.Tensor], action_dim: int
     ) -> Iterator[Differences]:
         assert self.engine is not None
-        dtype = self.engine.language.weights.head.dtype
+        dtype = self.engine.language.weights.embedding.dtype
         for pixels in images:
             expected = self.model.generate_action_tokens(input_ids, pixels, action_dim)
             found = self.engine.generate_action_tokens(input_ids, pixels, action_dim)
