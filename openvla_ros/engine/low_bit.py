@@ -88,7 +88,7 @@ def quantize(weight: torch.Tensor, kind: str) -> LowBitMatrix:
     parts = [rounding(part.float()) for part in chunks]
     data, scales = (torch.cat(column) for column in zip(*parts, strict=True))
     if kind == "int4":
-        data, scales = _pack(data), scales.t().contiguous()
+        scales = scales.t().contiguous()
     return LowBitMatrix(kind, data, scales, tuple(weight.shape), weight.dtype)
 
 
@@ -103,7 +103,10 @@ def _round_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _round_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (N, groups, 128) int8 in -8..7 and (N, groups) scales of least squared error."""
+    """Return packed levels (N / 32, groups, 32, 64), and (N, groups) scales of least squared error.
+
+    Packed here, so that no whole matrix of unpacked levels is ever in memory.
+    """
     grouped = weight.unflatten(1, (-1, GROUP))
     widest = grouped.abs().amax(dim=2).clamp_min(torch.finfo(torch.float32).tiny)
     best_error = torch.full_like(widest, math.inf)
@@ -114,7 +117,7 @@ def _round_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         error = (levels * scales[:, :, None] - grouped).square().sum(dim=2)
         best = torch.where(error < best_error, scales, best)
         best_error = torch.minimum(error, best_error)
-    return (grouped / best[:, :, None]).round().clamp(-8, 7).to(torch.int8), best
+    return _pack((grouped / best[:, :, None]).round().clamp(-8, 7).to(torch.int8)), best
 
 
 def _pack(levels: torch.Tensor) -> torch.Tensor:
