@@ -112,6 +112,7 @@ def test_what_is_prepared_in_another_thread_gives_the_same_answer(
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_pixels_prepared_for_a_gpu_are_pinned_and_change_no_token(
     tiny_checkpoint: Path, image: np.ndarray
 ) -> None:
@@ -396,6 +397,18 @@ class TestDrafts:
         policy.engine.verify_draft = broken
         with pytest.raises(SelfTestError, match="Use drafts: false"):
             policy.self_test()
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_hf_keeps_the_modules_that_decide(self, dtype: str, tiny_checkpoint: Path) -> None:
+        options = {"device": "cpu", "dtype": dtype}
+        plain = OpenVLAPolicy.from_pretrained(tiny_checkpoint, engine="off", **options)
+        policy = OpenVLAPolicy.from_pretrained(tiny_checkpoint, exactness="hf", **options)
+        policy.decoder.model_margin = float("inf")  # every action is settled by them
+        for frame in self.frames():
+            found = policy.predict_action(frame, INSTRUCTION)
+            assert found.token_ids == plain.predict_action(frame, INSTRUCTION).token_ids
+            assert found.timings["settle_ms"] > 0
+        assert policy.statistics.settled_by_model == policy.statistics.actions == 7
 
     @pytest.mark.parametrize("exactness", ["hf", "approx"])
     def test_the_other_levels_are_had_by_name(
