@@ -77,9 +77,24 @@ def test_another_stands_in_for_a_first_that_does_not_run(measure: Any) -> None:
     assert measure({"first": too_large, "other": right}, other=10.0) == "other"
 
 
+def test_nothing_replaces_a_first_whose_result_cannot_be_compared(measure: Any) -> None:
+    assert measure({"first": not_a_number, "other": right}, first=10.0, other=1.0) == "first"
+
+
 def test_none_that_runs_is_an_error(measure: Any) -> None:
     with pytest.raises(RuntimeError, match="No kernel for product runs"):
         measure({"first": too_large})
+
+
+def test_the_first_is_used_where_nothing_can_be_measured(
+    measure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(runs: object, device: object) -> dict[str, float]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(triton_choice, "_spent", fail)
+    assert measure({"first": too_large, "other": right, "third": right}) == "other"
+    assert "not permitted" in triton_choice.reports()["product"]
 
 
 def test_one_choice_for_all_calls_and_the_first_where_nothing_is_measured() -> None:

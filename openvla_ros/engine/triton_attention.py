@@ -10,9 +10,8 @@ import triton
 
 from openvla_ros.engine import triton_attention_kernels as kernels
 from openvla_ros.engine import triton_choice
-from openvla_ros.engine.torch_operations import Matrix
 from openvla_ros.engine.triton_kernels import ROWS
-from openvla_ros.engine.triton_launch import activation_dtype, launch_options
+from openvla_ros.engine.triton_launch import Matrix, activation_dtype, launch_options
 
 _BLOCK = 128  # cached positions per step, or per program
 _SLICES, _STAGES, _WARPS = 4, 3, (4, 8)  # by columns: programs of one head, blocks in flight

@@ -56,11 +56,29 @@ def choose(key: Hashable, runs: Mapping[str, Run], device: torch.device) -> str:
 
 
 def _measured(key: Hashable, runs: Mapping[str, Run], device: torch.device) -> str:
-    refusals = _refusals()
-    evict = _evict(device)
-    idle = _microseconds(evict, lambda: None)
-    spent: dict[str, float] = {}
     notes: dict[str, str] = {}
+    running = _running(runs, notes)
+    if not running:
+        raise RuntimeError(f"No kernel for {key} runs on this GPU: {notes}.")
+    best = next(iter(running))
+    try:
+        spent = _spent(running, device)
+    except RuntimeError as error:  # recording is at fault, not a kernel: each has just run
+        notes["not measured"] = str(error)
+    else:
+        notes |= {name: f"{microseconds:.1f} us" for name, microseconds in spent.items()}
+        best = _best(spent)
+    _reports[str(key)] = f"{best} of " + ", ".join(
+        f"{name}: {note}" for name, note in notes.items()
+    )
+    _log.info("%s: %s", key, _reports[str(key)])
+    return best
+
+
+def _running(runs: Mapping[str, Run], notes: dict[str, str]) -> dict[str, Run]:
+    """Return the runs that work here and agree with the first of them; notes say why not others."""
+    refusals = _refusals()
+    running: dict[str, Run] = {}
     expected: torch.Tensor | None = None
     for name, run in runs.items():
         try:
@@ -68,21 +86,22 @@ def _measured(key: Hashable, runs: Mapping[str, Run], device: torch.device) -> s
         except refusals as error:
             notes[name] = f"does not run here ({type(error).__name__})"
             continue
-        expected = found if expected is None else expected
-        off, size = float((found - expected).norm()), float(expected.norm())
-        if not off <= _LARGEST_ERROR * size:  # NaN is out, too
-            notes[name] = f"wrong: off by {off:.3g} of {size:.3g}"
+        if expected is None:
+            expected, running[name] = found, run
             continue
-        spent[name] = _microseconds(evict, run) - idle
-        notes[name] = f"{spent[name]:.1f} us"
-    if not spent:
-        raise RuntimeError(f"No kernel for {key} runs on this GPU: {notes}.")
-    best = _best(spent)
-    _reports[str(key)] = f"{best} of " + ", ".join(
-        f"{name}: {note}" for name, note in notes.items()
-    )
-    _log.info("%s: %s", key, _reports[str(key)])
-    return best
+        off, size = float((found - expected).norm()), float(expected.norm())
+        if off <= _LARGEST_ERROR * size:  # not so when either is NaN
+            running[name] = run
+        else:
+            notes[name] = f"wrong: off by {off:.3g} of {size:.3g}"
+    return running
+
+
+def _spent(runs: Mapping[str, Run], device: torch.device) -> dict[str, float]:
+    """Return microseconds of each run."""
+    evict = _evict(device)
+    idle = _microseconds(evict, lambda: None)
+    return {name: _microseconds(evict, run) - idle for name, run in runs.items()}
 
 
 def _refusals() -> tuple[type[Exception], ...]:
@@ -111,19 +130,14 @@ def _evict(device: torch.device) -> Callable[[], object]:
 
 def _microseconds(evict: Callable[[], object], run: Callable[[], object]) -> float:
     """Return the median time of one eviction and one run, recorded so that no host is in it."""
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        evict()
-        run()
-        torch.cuda.synchronize()
-        graph.capture_begin(capture_error_mode="thread_local")
+    evict()
+    run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         for _ in range(_CALLS):
             evict()
             run()
-        graph.capture_end()
-        spans = [_replay(graph) for _ in range(1 + _REPEATS)]
-    torch.cuda.current_stream().wait_stream(stream)
+    spans = [_replay(graph) for _ in range(1 + _REPEATS)]
     return statistics.median(spans[1:]) / _CALLS
 
 

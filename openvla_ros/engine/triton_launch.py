@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from openvla_ros.engine.low_bit import GROUP, TILE_ROWS, LowBitMatrix
-from openvla_ros.engine.torch_operations import Matrix
+
+Matrix = torch.Tensor | LowBitMatrix
 
 #: Programmatic dependent launch came with Hopper.
 _HAS_PDL = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)

@@ -14,11 +14,12 @@ import triton
 from openvla_ros.engine import triton_choice
 from openvla_ros.engine import triton_kernels as kernels
 from openvla_ros.engine.low_bit import LowBitMatrix
-from openvla_ros.engine.torch_operations import Matrix, attend_prompt
+from openvla_ros.engine.torch_operations import attend_prompt
 from openvla_ros.engine.triton_attention import attend
 from openvla_ros.engine.triton_kernels import ROWS
 from openvla_ros.engine.triton_launch import (
     KINDS,
+    Matrix,
     Tile,
     activation_dtype,
     launch_options,

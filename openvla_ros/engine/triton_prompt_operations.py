@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from openvla_ros.engine import triton_prompt_kernels as kernels
 from openvla_ros.engine.low_bit import GROUP, TILE_ROWS, LowBitMatrix
-from openvla_ros.engine.torch_operations import Matrix
-from openvla_ros.engine.triton_launch import KINDS, launch_options, takes_fp8
+from openvla_ros.engine.triton_launch import KINDS, Matrix, launch_options, takes_fp8
 
 
 @dataclass(frozen=True)
