@@ -45,6 +45,8 @@ class Engine:
         quantization: Of the language model's layers: "none", "fp8", "int8" or "int4".
         use_graphs: Capture CUDA graphs; without them every call launches its kernels one by one.
         weights: The language model's, fused in this quantization already; None fuses them here.
+        keeps_modules: Whether the model must go on running by itself. On a CPU in bfloat16 it then
+            runs slower: the weights are not packed for it.
 
     Raises:
         ConfigurationError: The engine does not support this model; the text says why.
@@ -57,9 +59,10 @@ class Engine:
         quantization: str = "none",
         use_graphs: bool = True,
         weights: LanguageWeights | None = None,
+        keeps_modules: bool = False,
     ) -> None:
         weights = weights or fuse_language_model(model, quantization)
-        operations, why = choose_operations(weights)
+        weights, operations, why = choose_operations(weights, model, keeps_modules=keeps_modules)
         config = model.config
         self.device = weights.embedding.device
         self.vision = Vision(model, operations)

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from openvla_ros.engine import torch_operations
+from openvla_ros.engine import cpu_operations, packed, torch_operations
 from openvla_ros.engine.weights import LanguageWeights
+from openvla_ros.model.modeling import OpenVLAForActionPrediction
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,29 @@ class Operations:
     add_layer_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
-def choose_operations(weights: LanguageWeights) -> tuple[Operations, str]:
-    """Return the fastest arithmetic that runs these weights where they are, and why it is that."""
-    why_not = _why_no_triton(weights)
-    if why_not:
-        return _of_module("torch", torch_operations), why_not
-    from openvla_ros.engine import triton_operations
+def choose_operations(
+    weights: LanguageWeights, model: OpenVLAForActionPrediction, *, keeps_modules: bool = False
+) -> tuple[LanguageWeights, Operations, str]:
+    """Return the weights, the fastest arithmetic that runs them where they are, and why that.
 
-    return _of_module("triton", triton_operations), "an NVIDIA GPU with Triton"
+    Args:
+        weights: The language model's, fused. Used up, if they come back in another layout.
+        model: Whose modules are views into them.
+        keeps_modules: These must go on running: the layout stays as it is.
+    """
+    why_no_triton = _why_no_triton(weights)
+    if why_no_triton is None:
+        from openvla_ros.engine import triton_operations
+
+        return weights, _of_module("triton", triton_operations), "an NVIDIA GPU with Triton"
+    if weights.embedding.device.type != "cpu":
+        return weights, _of_module("torch", torch_operations), why_no_triton
+    asked = "the Hugging Face modules stay beside it" if keeps_modules else None
+    why_not_packed = asked or packed.why_not(weights)
+    if why_not_packed is None:
+        weights = packed.pack(weights, model)
+        return weights, _of_module("cpu", cpu_operations), "bfloat16, packed for oneDNN"
+    return weights, _of_module("torch", torch_operations), f"on a CPU; {why_not_packed}"
 
 
 def _why_no_triton(weights: LanguageWeights) -> str | None:

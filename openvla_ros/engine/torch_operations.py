@@ -10,18 +10,25 @@ import torch
 from torch.nn import functional as F
 
 from openvla_ros.engine.low_bit import LowBitMatrix
+from openvla_ros.engine.packed import PackedInt4, PackedMatrix
 
-Matrix = torch.Tensor | LowBitMatrix
+Matrix = torch.Tensor | LowBitMatrix | PackedMatrix | PackedInt4
 
-_FEW_ROWS = 8  # torch's int8 product beats expanding the matrix up to about here
+_FEW_ROWS = 16  # torch's int8 product beats expanding the matrix up to about here
 
 
 def linear(x: torch.Tensor, weight: Matrix) -> torch.Tensor:
     """Return x (M, K) times weight (N, K) transposed."""
+    if isinstance(weight, PackedMatrix | PackedInt4):
+        return weight.product(x)
     if not isinstance(weight, LowBitMatrix):
         return F.linear(x, weight)
-    if weight.kind == "int8" and x.device.type == "cpu" and len(x) <= _FEW_ROWS:
-        return torch._weight_int8pack_mm(x, weight.data, weight.scales.to(x.dtype))
+    if weight.kind == "int8" and x.device.type == "cpu":
+        scales = weight.scales.to(x.dtype)
+        if len(x) <= _FEW_ROWS:
+            return torch._weight_int8pack_mm(x, weight.data, scales)
+        # Scaling what comes out costs a fraction of scaling the matrix.
+        return F.linear(x, weight.data.to(x.dtype)).mul_(scales)
     return F.linear(x, weight.dequantize())
 
 
@@ -56,7 +63,12 @@ def qkv(x: torch.Tensor, weight: Matrix) -> torch.Tensor:
 
 def gate_up(x: torch.Tensor, weight: Matrix) -> torch.Tensor:
     """Return silu(gate) * up, (M, I), of normalised rows."""
-    gate, up = linear(x, weight).unflatten(-1, (-1, 2)).unbind(-1)
+    both = linear(x, weight)
+    if isinstance(weight, PackedMatrix):
+        gate, up = both.chunk(2, dim=-1)
+    else:
+        gate, up = both.unflatten(-1, (-1, 2)).unbind(-1)
+        gate = gate.contiguous()  # or the exponential takes them one by one
     return F.silu(gate) * up
 
 
@@ -85,9 +97,9 @@ def down_add_norm(
     return output_add_norm(x, weight, residual, gain, eps, following)
 
 
-def head(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def head(x: torch.Tensor, weight: Matrix) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits (M, V) and the lowest id of the highest one, (M,) int64."""
-    logits = F.linear(x, weight)
+    logits = linear(x, weight)
     return logits, logits.argmax(dim=-1)
 
 
