@@ -116,8 +116,7 @@ class OpenVLAPolicy:
             local_files_only: Never reach for the network.
             attn_implementation: Of the language model: "sdpa" or "eager".
             min_free_gpu_memory_gib: What must be free on a GPU; 0 = the weights and 1 GiB.
-            image_options: Steps of the camera path to add to those stored with the checkpoint,
-                for fine-tunes whose folder does not say how their images were made.
+            image_options: Steps of the camera path to add to those the checkpoint tells of.
             engine: "auto" is the engine where it supports the model, "off" the model by itself.
             exactness: "self", "hf" or "approx": whose ids the answer has; see `engine.exactness`.
             drafts: Whether the action before is checked as a draft of the next: fewer passes.
@@ -151,6 +150,7 @@ class OpenVLAPolicy:
             attn_implementation=attn_implementation,
             min_free_gpu_memory_gib=min_free_gpu_memory_gib,
             engine=engine,
+            keeps_modules=how.level == "hf",
             progress=progress,
         )
         require_quantization(quantization, config, device, engine, adapter_mode)

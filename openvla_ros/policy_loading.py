@@ -49,6 +49,7 @@ class NetworkRequest:
         attn_implementation: "sdpa" or "eager".
         min_free_gpu_memory_gib: What must be free on a GPU; 0 = the weights and 1 GiB.
         engine: One of `ENGINES`.
+        keeps_modules: Whether the Hugging Face modules must run beside the engine.
         progress: Told how far reading the weights is: bytes done, bytes in all, what is done.
     """
 
@@ -61,6 +62,7 @@ class NetworkRequest:
     attn_implementation: str = "sdpa"
     min_free_gpu_memory_gib: float = 0.0
     engine: str = "auto"
+    keeps_modules: bool = False
     progress: Progress | None = None
 
 
@@ -192,7 +194,9 @@ def _choose_engine(
             raise _needs_engine(quantization, reason)
         if reason:
             return None, f"off: {reason}"
-    runtime = Engine(model, quantization=quantization, weights=weights)
+    runtime = Engine(
+        model, quantization=quantization, weights=weights, keeps_modules=request.keeps_modules
+    )
     return runtime, runtime.choices["engine"]
 
 

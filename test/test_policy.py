@@ -26,6 +26,8 @@ from openvla_ros.model.modeling import GeneratedTokens
 from openvla_ros.policy import OpenVLAPolicy
 from openvla_ros.types import STAGES, Observation
 
+torch.set_num_threads(1)  # waking others takes longer than these networks
+
 ROOT = Path(__file__).resolve().parent / "reference"
 CASES = json.loads((ROOT / "goldens" / "index.json").read_text())["cases"]
 INSTRUCTION = "put the carrot in the bowl"
