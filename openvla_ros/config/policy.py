@@ -13,7 +13,6 @@ from openvla_ros.config.parameter import fixed_field, parameter_field
 ENGINE_QUANTIZATIONS = ("fp8", "int8", "int4")
 BITSANDBYTES_QUANTIZATIONS = ("nf4", "bnb_int8")
 QUANTIZATIONS = ("none", *ENGINE_QUANTIZATIONS, *BITSANDBYTES_QUANTIZATIONS)
-ENGINES = ("auto", "off")
 EXACTNESS_LEVELS = ("self", "hf", "approx")
 MOCK_FAULTS = ("none", "nan", "short", "exception", "oom", "hang", "invalid")
 
@@ -45,11 +44,10 @@ class ModelConfig:
         "bnb_int8 need bitsandbytes",
         choices=QUANTIZATIONS,
     )
-    engine: str = fixed_field(
-        "engine",
-        "auto",
-        "auto: the fast runtime where it supports the model; off: the Hugging Face modules",
-        choices=ENGINES,
+    use_engine: bool = fixed_field(
+        "use_engine",
+        True,
+        "true: the fast runtime where it supports the model; false: the Hugging Face modules",
     )
     exactness: str = fixed_field(
         "exactness",
