@@ -42,6 +42,7 @@ FORWARDED = (
     "adapter",
     "unnorm_key",
     "quantization",
+    "exactness",
     "device",
     "dtype",
     "local_files_only",
