@@ -36,7 +36,7 @@ def attend(
     runs = {"by positions": partial(by_positions, arguments, limit, dtype)}
     for warps in _WARPS:
         runs[f"by columns, {warps} warps"] = partial(by_columns, arguments, limit, dtype, warps)
-    key = ("attend", qkv.dtype, qkv.shape[1], kv_heads, head_dim)
+    key = ("attend", qkv.dtype, qkv.shape[1], kv_heads, head_dim, qkv.get_device())
     return runs[triton_choice.choose(key, runs, qkv.device)]()
 
 

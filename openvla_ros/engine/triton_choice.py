@@ -36,7 +36,7 @@ def choose(key: Hashable, runs: Mapping[str, Run], device: torch.device) -> str:
     """Return the name of the run to use from now on.
 
     Args:
-        key: What is computed, and of what shape.
+        key: What is computed, of what shape, and where.
         runs: Candidates by name, the one to beat first. Each returns its result in new memory and
             may be called any number of times.
         device: Where they run. Nothing is measured on a CPU, where Triton interprets kernels, nor

@@ -94,7 +94,7 @@ class _Skinny:
         """Return the product, and with `residual` or `best` what leaves beside it."""
         tiles = {str(tile): tile for tile in tiles_of(self.name, self.weight)}
         kind = self.weight.kind if isinstance(self.weight, LowBitMatrix) else self.weight.dtype
-        key = (self.name, kind, *self.weight.shape)
+        key = (self.name, kind, *self.weight.shape, self._rows.get_device())
         runs = {name: partial(self._first_of, tile) for name, tile in tiles.items()}
         return self.run(tiles[triton_choice.choose(key, runs, self._rows.device)])
 
