@@ -253,7 +253,7 @@ class TensorReader:
 
     def _read_bytes(self, piece: _Piece, into: torch.Tensor) -> None:
         """Fill (n,) uint8 in the memory of the host from the file."""
-        view = memoryview(into.numpy())
+        view = into.numpy().data
         done = 0
         while done < len(view):
             try:
