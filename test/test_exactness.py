@@ -178,6 +178,15 @@ def test_a_quantised_engine_gives_its_own_plain_ids_for_every_draft(quantization
     assert found["whole"] > 50
 
 
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_bfloat16_gives_its_own_plain_ids_for_every_draft(quantization: str) -> None:
+    """Its rounding is real, and large: on some CPUs rows of one pass agree, on others not."""
+    engine = calibrated(Engine(small_model().bfloat16(), quantization=quantization))
+    found = counts(engine)
+    assert found["mismatches"] == 0
+    assert found["fired"] > 0
+
+
 class TestDecoder:
     def test_the_action_before_is_the_draft(self) -> None:
         decoder = made("self")
