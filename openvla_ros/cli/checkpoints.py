@@ -67,6 +67,7 @@ def predict(
             "unnorm_key": prediction.unnorm_key,
             "prompt": prediction.prompt,
             "timings": dict(prediction.timings),
+            "passes": prediction.passes,
             "choices": dict(policy.info.choices),
         }
     )
