@@ -37,15 +37,11 @@ class Variant:
 def plain_loop(model: OpenVLAForActionPrediction) -> Variant:
     """Return the model's own greedy loop over Hugging Face's Llama with a dynamic cache.
 
-    It does less per id than `generate`: no logits processors, no stopping criteria. Its stages are
-    "prefill_ms", towers included, and "decode_ms".
+    It does less per id than `generate`: no logits processors, no stopping criteria.
     """
 
     def call(input_ids: torch.Tensor, pixel_values: torch.Tensor) -> Answer:
-        device = model.device
-        tokens = model.generate_action_tokens(
-            input_ids.to(device), pixel_values.to(device), ACTION_DIM
-        )
+        tokens = model.generate_action_tokens(input_ids, pixel_values, ACTION_DIM)
         return tokens.token_ids, tokens.timings
 
     return Variant(call)
