@@ -18,7 +18,7 @@ from openvla_ros.engine.bench.profiles import bench_config
 from openvla_ros.engine.streaming import stream, why_not_streamed
 from openvla_ros.engine.weights import LanguageWeights, fuse_language_model
 from openvla_ros.errors import CheckpointError, ConfigurationError
-from openvla_ros.model.checkpoint import empty_model, expected_shapes, read_config
+from openvla_ros.model.checkpoint import empty_model, expected_shapes, load_model, read_config
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
 from openvla_ros.model.shards import write_shards
 from openvla_ros.policy import OpenVLAPolicy
@@ -221,3 +221,16 @@ def test_reading_takes_hardly_more_memory_than_the_weights(dtype: str, tmp_path:
     assert told["weights"] > 400e6
     share = told["peak"] / told["weights"]
     assert share <= 1.15, f"peak {share:.3f} of the weights"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("quantization", ["none", *low_bit.KINDS])
+def test_a_gpu_gets_the_bits_transformers_loads_there(quantization: str, narrow: Path) -> None:
+    """The files hold bfloat16: it is converted on the GPU, and comes through page-locked memory."""
+    device = torch.device("cuda:0")
+    model = empty_model(read_config(narrow), torch.float16)
+    weights, _ = stream(model, narrow, device=device, quantization=quantization)
+    expected = load_model(narrow, read_config(narrow), device=device, dtype=torch.float16)
+    assert_same_weights(weights, fuse_language_model(expected, quantization))
+    assert model.device.type == "cuda" and not any(p.is_meta for p in model.parameters())

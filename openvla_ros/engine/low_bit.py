@@ -79,17 +79,39 @@ def quantize(weight: torch.Tensor, kind: str) -> LowBitMatrix:
         kind: One of `KINDS`; `why_not` says whether the shape fits.
     """
     assert why_not(kind, tuple(weight.shape)) is None
-    chunks = weight.split(_CHUNK_ROWS[weight.device.type])
+    chunk_rows = _CHUNK_ROWS[weight.device.type]
+    data, scales = _empty(weight, kind)
     if kind == "fp8":
-        scale = (weight.abs().amax().float() / _FP8_MAX).clamp_min(torch.finfo(torch.float32).tiny)
-        data = torch.cat([_to_fp8(part / scale) for part in chunks])
-        return LowBitMatrix(kind, data, scale, tuple(weight.shape), weight.dtype)
-    rounding = _round_int8 if kind == "int8" else _round_int4
-    parts = [rounding(part.float()) for part in chunks]
-    data, scales = (torch.cat(column) for column in zip(*parts, strict=True))
+        widest = torch.maximum(weight.amax(), -weight.amin()).float()
+        scales.copy_((widest / _FP8_MAX).clamp_min(torch.finfo(torch.float32).tiny))
+        for part, rounded in zip(weight.split(chunk_rows), data.split(chunk_rows), strict=True):
+            rounded.copy_(_to_fp8(part / scales))
+        return LowBitMatrix(kind, data, scales, tuple(weight.shape), weight.dtype)
+    rounding, tile_rows = (_round_int8, 1) if kind == "int8" else (_round_int4, TILE_ROWS)
+    for part, rounded, scale in zip(
+        weight.split(chunk_rows),
+        data.split(chunk_rows // tile_rows),
+        scales.split(chunk_rows),
+        strict=True,
+    ):
+        for place, values in zip((rounded, scale), rounding(part.float()), strict=True):
+            place.copy_(values)
     if kind == "int4":
         scales = scales.t().contiguous()
     return LowBitMatrix(kind, data, scales, tuple(weight.shape), weight.dtype)
+
+
+def _empty(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return places for data and scales, (N, groups) for int4: collected pieces would be a copy."""
+    rows, columns = weight.shape
+    groups, tiles = columns // GROUP, rows // TILE_ROWS
+    scales: dict[str, tuple[int, ...]] = {"fp8": (), "int8": (rows,), "int4": (rows, groups)}
+    data = (tiles, groups, TILE_ROWS, GROUP // 2) if kind == "int4" else (rows, columns)
+    dtype = {"fp8": torch.float8_e4m3fn, "int8": torch.int8, "int4": torch.uint8}[kind]
+    return (
+        weight.new_empty(data, dtype=dtype),
+        weight.new_empty(scales[kind], dtype=torch.float32),
+    )
 
 
 def _to_fp8(values: torch.Tensor) -> torch.Tensor:

@@ -256,7 +256,7 @@ def _compute_buffers(module: nn.Module, device: torch.device) -> None:
     names = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
     if names:
         with torch.device("cpu"):
-            anew: Any = type(module)(module.config)  # type: ignore[operator]
+            anew: Any = type(module)(module.config)
         for name in names:
             setattr(module, name, anew.get_buffer(name).to(device))
 
