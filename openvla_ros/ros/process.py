@@ -69,9 +69,8 @@ def run(make_node: Callable[[], Any], args: list[str] | None, program: str = "op
 def _share_one_heap() -> None:
     """Have all threads allocate from one heap, where the C library is glibc.
 
-    By default each has its own, and whatever thread happens to free an image of 0.9 MB leaves a hole
-    in another's: memory grows for an hour. They wait for the interpreter's lock far longer than for
-    this one.
+    By default each has its own, and whatever thread happens to free an image of 0.9 MB leaves a
+    hole in another's: memory grows. They wait for the interpreter far longer than for this heap.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
