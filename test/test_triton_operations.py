@@ -14,7 +14,10 @@ import pytest
 import torch
 
 from openvla_ros.engine import torch_operations as plain
+from openvla_ros.engine.language import Language
 from openvla_ros.engine.low_bit import quantize
+from openvla_ros.engine.operations import _of_module
+from openvla_ros.engine.weights import LanguageWeights, LayerWeights
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 pytestmark = [
@@ -204,3 +207,56 @@ def test_residual_sum_and_layer_norm(width: int, scaled: bool, fast: Any) -> Non
         found = fast.add_layer_norm(x, delta, scale, norm)
     assert torch.equal(found[0], expected[0])
     assert_close(found[1], expected[1], BF16)
+
+
+def small_language_model(kind: str | None) -> LanguageWeights:
+    width, hidden, head_dim = 128, 256, 64
+    layers = [
+        LayerWeights(
+            1 + random(width, scale=0.1),
+            matrix(3 * width, width, kind),
+            matrix(width, width, kind),
+            1 + random(width, scale=0.1),
+            matrix(2 * hidden, width, kind),
+            matrix(width, hidden, kind),
+        )
+        for _ in range(2)
+    ]
+    cosines, sines = (table[:, :head_dim].contiguous() for table in tables())
+    head, gain = matrix(192, width, None), 1 + random(width, scale=0.1)
+    heads = width // head_dim
+    return LanguageWeights(
+        *(
+            random(192, width),
+            tuple(layers),
+            gain,
+            head,
+            cosines,
+            sines,
+            EPS,
+            heads,
+            heads,
+            head_dim,
+        )
+    )
+
+
+@pytest.mark.parametrize("fast", CANDIDATES[:2], indirect=True)
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_at_once_have_the_logits_of_one_id_after_another(kind: str | None, fast: Any) -> None:
+    """Across the border of two blocks of cached positions, through a whole language model."""
+    language = Language(small_language_model(kind), _of_module("triton", fast), 160)
+    x, ids = random(126, 128), torch.tensor([3, 5, 7, 9], device=DEVICE)
+    position = torch.tensor([len(x)], dtype=torch.int32, device=DEVICE)
+    with torch.inference_mode():
+        language.prefill(x, wanted=2)
+        together = language.step(ids, position, 140)[0]
+        alone = [language.step(ids[i : i + 1], position + i, 140)[0] for i in range(len(ids))]
+    assert torch.equal(torch.cat(alone), together)
+    slow = Language(language.weights, _of_module("torch", plain), 160)
+    slow.keys, slow.values = (
+        language.keys,
+        language.values,
+    )  # the prompt's, as the kernels left them
+    with torch.inference_mode():
+        assert_close(together, slow.step(ids, position, 140)[0], 4 * BF16)
