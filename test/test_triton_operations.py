@@ -171,6 +171,7 @@ def test_a_prompt_through_a_layer(
     if fp8 and not INTERPRETED and torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("fp8 products need a GPU of the Ada generation or newer")
     monkeypatch.setattr(triton_launch, "_HAS_FP8", fp8)
+    monkeypatch.setenv("OPENVLA_ROS_NEW_KERNELS", "1")
     bound = FP8 if fp8 else BF16
     qkv, output = matrix(3 * WIDTH, WIDTH, kind), matrix(WIDTH, WIDTH, kind)
     gate_up, down = matrix(2 * HIDDEN, WIDTH, kind), matrix(WIDTH, HIDDEN, kind)

@@ -1,8 +1,9 @@
 """Which of several kernels for the same thing this GPU runs fastest: measured once per process.
 
-The first of them is the one to beat. Another takes its place only if it gives the same numbers up
-to rounding, and clearly sooner: what is nearly as fast must not change the bits of an answer from
-one start to the next. A kernel that does not run here, for want of shared memory say, is out.
+The first of them is the one to beat, and the only one unless new kernels are asked for
+(`triton_launch.tries_new_kernels`). Another takes its place only if it gives the same numbers up to
+rounding, and clearly sooner: what is nearly as fast must not change the bits of an answer from one
+start to the next. A kernel that does not run here, for want of shared memory say, is out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 
 import torch
+
+from openvla_ros.engine.triton_launch import tries_new_kernels
 
 Run = Callable[[], torch.Tensor]
 
@@ -39,20 +42,25 @@ def choose(key: Hashable, runs: Mapping[str, Run], device: torch.device) -> str:
         key: What is computed, of what shape, and where.
         runs: Candidates by name, the one to beat first. Each returns its result in new memory and
             may be called any number of times.
-        device: Where they run. Nothing is measured on a CPU, where Triton interprets kernels, nor
-            while a graph is recorded: then it is the first.
+        device: Where they run. Nothing is measured unless new kernels are asked for, nor on a CPU,
+            where Triton interprets kernels, nor while a graph is recorded: then it is the first.
 
     Raises:
         RuntimeError: None of them runs here.
     """
     with _lock:
         if key not in _chosen:
-            can_measure = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
-            if can_measure and len(runs) > 1:
+            if len(runs) > 1 and _can_measure(device):
                 _chosen[key] = _measured(key, runs, device)
             else:
                 _chosen[key] = next(iter(runs))
         return _chosen[key]
+
+
+def _can_measure(device: torch.device) -> bool:
+    if device.type != "cuda" or not tries_new_kernels():
+        return False
+    return not torch.cuda.is_current_stream_capturing()
 
 
 def _measured(key: Hashable, runs: Mapping[str, Run], device: torch.device) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,11 @@ _HAS_PDL = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (
 
 #: _scaled_mm and conversions to e4m3 came with Ada.
 _HAS_FP8 = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
+
+
+def tries_new_kernels() -> bool:
+    """Return whether kernels that no GPU has run yet may be tried: OPENVLA_ROS_NEW_KERNELS=1."""
+    return os.environ.get("OPENVLA_ROS_NEW_KERNELS", "") == "1"
 
 
 @dataclass(frozen=True)
@@ -88,11 +94,12 @@ def tiles_of(name: str, weight: Matrix) -> tuple[Tile, ...]:
 def takes_fp8(weight: Matrix) -> bool:
     """Return whether products of many rows with this matrix are made in fp8 on this GPU.
 
-    Four bits become bfloat16 or e4m3 first: the latter is half as much to write and read.
+    Four bits become bfloat16 first; or e4m3, half as much to write and read, where new kernels are
+    tried.
     """
     if not isinstance(weight, LowBitMatrix):
         return False
-    return weight.kind == "fp8" or (weight.kind == "int4" and _HAS_FP8)
+    return weight.kind == "fp8" or (weight.kind == "int4" and _HAS_FP8 and tries_new_kernels())
 
 
 def activation_dtype(following: Matrix) -> torch.dtype:
