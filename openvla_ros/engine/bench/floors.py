@@ -68,8 +68,6 @@ class Floor:
     def shares(self, stages_ms: Mapping[str, float]) -> dict[str, float]:
         """Return the share of the floor that each measured stage reaches."""
         floors = asdict(self)
-        if "towers_ms" not in stages_ms:  # Hugging Face's first stage is both
-            floors["prefill_ms"] += floors["towers_ms"]
         return {
             name: floors[name] / value
             for name, value in stages_ms.items()

@@ -95,7 +95,7 @@ def _stages(variants: Mapping[str, Any]) -> Any:
         widths = [variants[name]["stages_ms"].get(stage, 0.0) for name in names]
         axes.barh(names, widths, left=left, label=stage.removesuffix("_ms"))
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    axes.set_xlabel("ms per action, median of each stage (hf: towers are part of prefill)")
+    axes.set_xlabel("ms per action, median of each stage")
     axes.legend(loc="lower right", ncols=4)
     return axes.figure
 

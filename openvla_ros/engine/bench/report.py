@@ -77,8 +77,7 @@ def _stages(report: Mapping[str, Any]) -> str:
                 cells.append(text if share is None else f"{text} ({100 * share:.0f} %)")
             rows.append([f"`{name}`", *cells])
     head = ["stage, median ms (% of its floor)", "copy", "towers", "prompt", "six passes"]
-    note = "Hugging Face's towers are part of its prompt."
-    return _table(head, rows) + "\n\n" + note if rows else ""
+    return _table(head, rows) if rows else ""
 
 
 def _cold_start(report: Mapping[str, Any]) -> str:
