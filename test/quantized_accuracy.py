@@ -11,9 +11,10 @@ Not collected by pytest; `test_quantized_accuracy.py` asks the same of a smaller
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -37,8 +38,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--latency", type=Path, default=CURVE, help="JSON of a bench with drafts")
     parser.add_argument("--checkpoint", type=Path, help="use it, or learn and keep it here")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--document", type=Path, help="write the numbers into this file")
     options = parser.parse_args()
+    os.environ["OPENVLA_ROS_CACHE"] = "off"  # rounded copies of a temporary checkpoint
     torch.set_num_threads(1)  # the policy is tiny: more threads wait for each other
     if not has_recordings():
         sys.exit(WHY_NOT)
@@ -51,24 +54,38 @@ def main() -> int:
                 checkpoint, sets[0].episodes, steps=options.steps, seed=options.seed
             )
         print(training_of(checkpoint), flush=True)
-        sections = measure(checkpoint, sets, curve)
-    libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    for name, text in sections.items():
-        print(f"\n## {name}\n\n{text}")
-        if options.document:
-            write_section(options.document, name, text, origin(options.seed, libraries))
+        for name in options.sections:
+            text = SECTIONS[name](checkpoint, sets, curve)
+            print(f"\n## {name}\n\n{text}", flush=True)
+            if options.document:
+                libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"
+                write_section(options.document, name, text, origin(options.seed, libraries))
     return 0
 
 
-def measure(checkpoint: Path, sets: Sequence[FrameSet], curve: LatencyCurve) -> dict[str, str]:
-    """Return the text of every section of the document."""
-    recorded = list(recorded_acceptance(octo_episodes()))
-    return {
-        "accuracy": accuracy_report(compare(checkpoint, sets), training_of(checkpoint)),
-        "recorded": recorded_report(recorded, curve),
-        "drafts": drafts_report(measure_drafts(checkpoint, sets), curve),
-        "int4": int4_report(measure_roundings(checkpoint, sets), sets),
-    }
+def _accuracy(checkpoint: Path, sets: Sequence[FrameSet], curve: LatencyCurve) -> str:
+    return accuracy_report(compare(checkpoint, sets), training_of(checkpoint))
+
+
+def _recorded(checkpoint: Path, sets: Sequence[FrameSet], curve: LatencyCurve) -> str:
+    return recorded_report(list(recorded_acceptance(octo_episodes())), curve)
+
+
+def _drafts(checkpoint: Path, sets: Sequence[FrameSet], curve: LatencyCurve) -> str:
+    return drafts_report(measure_drafts(checkpoint, sets), curve)
+
+
+def _int4(checkpoint: Path, sets: Sequence[FrameSet], curve: LatencyCurve) -> str:
+    return int4_report(measure_roundings(checkpoint, sets), sets)
+
+
+#: Section of the document -> what measures and writes it.
+SECTIONS: dict[str, Callable[[Path, Sequence[FrameSet], LatencyCurve], str]] = {
+    "accuracy": _accuracy,
+    "recorded": _recorded,
+    "drafts": _drafts,
+    "int4": _int4,
+}
 
 
 if __name__ == "__main__":
