@@ -148,7 +148,15 @@ def fp8_gemm_rate(
     for columns, depth in layer_shapes(config):
         x = torch.randn(padded, depth, device=device).to(torch.float8_e4m3fn)
         weight = torch.randn(columns, depth, device=device).to(torch.float8_e4m3fn)
-        run = partial(torch._scaled_mm, x, weight.t(), scale_a=one, scale_b=one, out_dtype=dtype)
+        run = partial(
+            torch._scaled_mm,
+            x,
+            weight.t(),
+            scale_a=one,
+            scale_b=one,
+            out_dtype=dtype,
+            use_fast_accum=True,
+        )
         flops += 2.0 * rows * columns * depth
         seconds += _best_seconds(run, device)
     return flops / seconds
