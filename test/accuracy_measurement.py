@@ -69,7 +69,7 @@ class Drafts:
 def frame_sets() -> list[FrameSet]:
     """Return the frames to learn, those of other episodes, and those of another camera."""
     episodes = octo_episodes()
-    others = octo_episodes(camera=1)[::3]
+    others = octo_episodes(camera=1)
     return [
         FrameSet("frames it has learnt", episodes[1::2]),
         FrameSet("episodes it has never seen", episodes[::2]),
@@ -138,7 +138,7 @@ def measure_drafts(checkpoint: Path, sets: Sequence[FrameSet]) -> list[Drafts]:
     """Return what becomes of drafts in every number format of the engine."""
     measured = []
     for mode in ENGINE_MODES:
-        policy = load(checkpoint, quantization=mode)
+        policy = load(checkpoint, quantization=mode, drafts=True)  # which calibrates the guard
         assert policy.engine is not None
         shown = {frames.name: show(policy, frames.episodes) for frames in sets}
         followed = {name: follow(policy, episodes) for name, episodes in shown.items()}
