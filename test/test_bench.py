@@ -322,6 +322,21 @@ def test_plots_are_drawn_of_a_whole_report(report: dict, tmp_path: Path) -> None
         assert path.stat().st_size < 100_000
 
 
+def test_a_plot_says_what_was_measured_and_bars_begin_at_zero(
+    report: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stages' axis used to begin where the first stage ended."""
+    figure = pytest.importorskip("matplotlib.figure", reason="plots need matplotlib")
+    drawn = {}
+    monkeypatch.setattr(
+        figure.Figure, "savefig", lambda self, path, **_: drawn.update({path.stem: self.axes[0]})
+    )
+    plots.draw_plots(report, tmp_path)
+    assert all(axes.get_title().startswith("profile tiny, ") for axes in drawn.values())
+    assert drawn["tiny_stages"].get_xlim()[0] == 0
+    assert drawn["tiny_latency"].get_xlim()[0] == 0
+
+
 def test_plots_without_matplotlib_are_refused_before_measuring(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -47,10 +47,18 @@ def draw_plots(report: Mapping[str, Any], folder: Path) -> list[Path]:
     paths = []
     for name, figure in drawn.items():
         if figure is not None:
+            figure.axes[0].set_title(_what(report), fontsize="small")
             path = folder / f"{report['plan']['profile']}_{name}.png"
             figure.savefig(path, dpi=_DPI, bbox_inches="tight")
             paths.append(path)
     return paths
+
+
+def _what(report: Mapping[str, Any]) -> str:
+    """A picture that is passed on alone says what was measured."""
+    machine, plan = report["machine"], report["plan"]
+    where = machine.get("gpu") or f"{machine['cores']} cores of {machine['cpu']}"
+    return f"profile {plan['profile']}, {plan['dtype']}, {where}"
 
 
 def _axes(rows: int) -> Any:
@@ -95,6 +103,7 @@ def _stages(variants: Mapping[str, Any]) -> Any:
         widths = [variants[name]["stages_ms"].get(stage, 0.0) for name in names]
         axes.barh(names, widths, left=left, label=stage.removesuffix("_ms"))
         left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.set_xlim(left=0)
     axes.set_xlabel("ms per action, median of each stage")
     axes.legend(loc="lower right", ncols=4)
     return axes.figure
