@@ -140,7 +140,9 @@ def fuse_language_model(
     """
     reason = why_unsupported(model)
     if reason:
-        raise ConfigurationError(f"The engine cannot run this model: {reason}. Use engine: off.")
+        raise ConfigurationError(
+            f"The engine cannot run this model: {reason}. Use engine 'off' (node: use_engine false)."
+        )
     require_quantizable(model, quantization)
     matrices = [
         {name: _take(layer, name, quantization, device, fill) for name in MATRICES}

@@ -22,7 +22,8 @@ DEFINITION = (
     "language weights in the variant's own format and the head / read rate. GEMM rate: the "
     "products of one decoder layer at prompt length, in the model's dtype (fp8 variants on a GPU: "
     "in fp8). Read rate: a maximum over more than the caches hold. Both are the best of several "
-    "measurements in this run."
+    "measurements in this run; where other programs use the machine they come out too low, and "
+    "shares above 100 %."
 )
 _READ_BYTES = {"cuda": 4 * 2**30, "cpu": 2**28}
 _ROWS_STEP = 16  # fp8 products take rows in such multiples
