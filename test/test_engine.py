@@ -238,6 +238,14 @@ def test_inputs_that_do_not_fit_are_refused(engine: Engine) -> None:
         engine.verify_draft(ids, pixels, 7, [1, 2, 3])
 
 
+@pytest.mark.parametrize("outside", [-1, 32064])
+def test_a_draft_of_ids_that_do_not_exist_is_refused(engine: Engine, outside: int) -> None:
+    """It used to be an IndexError from inside torch."""
+    ids, pixels = inputs(0)
+    with pytest.raises(ConfigurationError, match=f"the id {outside}; ids are 0 to 32063"):
+        engine.verify_draft(ids, pixels, 7, [*range(6), outside])
+
+
 @pytest.mark.parametrize("stage", ["towers_ms", "pass_ms"])
 def test_a_recording_that_fails_leaves_nothing_behind(
     stage: str, monkeypatch: pytest.MonkeyPatch

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -280,6 +281,24 @@ def test_files_go_to_the_cache_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert prepacked.folder() == tmp_path / ".cache" / "openvla_ros" / "engine"
+
+
+def test_a_file_that_goes_away_once_it_is_read_is_no_error(
+    narrow: Path, kept_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size was asked for afterwards, which ended a start that had all its weights."""
+    first = load(narrow)
+    read = prepacked.read
+
+    def read_then_lose(entry: Path, *args: Any) -> LanguageWeights:
+        weights = read(entry, *args)
+        entry.unlink()
+        return weights
+
+    monkeypatch.setattr(prepacked, "read", read_then_lose)
+    second = load(narrow)
+    assert "rounded before" in second[2]
+    assert_same_loaded(second, first)
 
 
 def test_two_that_start_at_once_do_no_harm(narrow: Path, kept_in: Path) -> None:

@@ -133,11 +133,17 @@ class Engine:
 
         Raises:
             ConfigurationError: Image and prompt are longer than the cache, the draft's length is
-                not `action_dim`, or the tolerance is negative.
+                not `action_dim`, an id is none of the vocabulary, or the tolerance is negative.
         """
         if len(draft) != action_dim:
             raise ConfigurationError(
                 f"The draft has {len(draft)} ids, the action {action_dim}; give one id for each."
+            )
+        vocabulary = len(self.language.weights.embedding)
+        outside = [drafted for drafted in draft if not 0 <= drafted < vocabulary]
+        if outside:
+            raise ConfigurationError(
+                f"The draft has the id {outside[0]}; ids are 0 to {vocabulary - 1}."
             )
         if tolerance < 0:
             raise ConfigurationError(f"tolerance is {tolerance}; give 0 (exact) or more bins.")

@@ -127,11 +127,14 @@ def _read_prepacked(
         return ""
     start = time.perf_counter()
     try:
+        size = entry.stat().st_size  # now: a file that has been read may go away
         weights = prepacked.read(entry, recipe, model, device, progress)
+    except FileNotFoundError:
+        return ""
     except prepacked.UnusableError as error:
         _log.warning("%s is made again: %s", entry, error)
         return f"; an older file was of no use: {error}"
-    size, seconds = entry.stat().st_size, time.perf_counter() - start
+    seconds = time.perf_counter() - start
     return weights, f"{size / 1e9:.2f} GB read in {seconds:.1f} s, rounded before, from {entry}"
 
 
