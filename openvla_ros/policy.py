@@ -130,7 +130,7 @@ class OpenVLAPolicy:
             ConfigurationError, DeviceError, DependencyError: The request cannot be met here.
         """
         how = Exactness(exactness, drafts=drafts, draft_tolerance=draft_tolerance)
-        how.require_weights(quantization)
+        how.require(quantization, engine)
         folder = resolve_checkpoint(checkpoint, revision, local_files_only)
         adapter_dir = resolve_checkpoint(adapter, None, local_files_only) if adapter else None
         config = read_config(folder)
@@ -146,14 +146,14 @@ class OpenVLAPolicy:
             quantization=quantization,
             adapter=adapter_dir,
             adapter_name=str(adapter or ""),
-            adapter_mode=adapter_mode,
+            adapter_mode="auto" if adapter_mode == "attach" and not adapter_dir else adapter_mode,
             attn_implementation=attn_implementation,
             min_free_gpu_memory_gib=min_free_gpu_memory_gib,
             engine=engine,
             keeps_modules=how.level == "hf",
             progress=progress,
         )
-        require_quantization(quantization, config, device, engine, adapter_mode)
+        require_quantization(quantization, config, device, engine, request.adapter_mode)
         network = load_network(folder, config, request)
         choices = network.choices | {"image path": image_path}
         info = PolicyInfo(str(checkpoint), revision or "", unnorm_key or "", quantization, choices)

@@ -364,7 +364,7 @@ def test_what_cannot_be_had_is_refused_with_what_can(given: dict, said: str) -> 
 
 @pytest.mark.parametrize("quantization", ["fp8", "int8", "int4"])
 def test_hf_needs_weights_that_a_quantised_engine_releases(quantization: str) -> None:
-    Exactness("self").require_weights(quantization)
-    Exactness("hf").require_weights("none")
+    Exactness("self").require(quantization, "auto")
+    Exactness("hf").require("none", "auto")
     with pytest.raises(ConfigurationError, match=f"{quantization}.*quantization none, or exactnes"):
-        Exactness("hf").require_weights(quantization)
+        Exactness("hf").require(quantization, "auto")

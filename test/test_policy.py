@@ -253,6 +253,16 @@ def test_eager_attention_gives_the_same_tokens(
     )
 
 
+def test_how_to_apply_an_adapter_does_not_matter_without_one(reference_checkpoints: Path) -> None:
+    policy = OpenVLAPolicy.from_pretrained(
+        reference_checkpoints / "A_fused",
+        device="cpu",
+        quantization="int8",
+        adapter_mode="attach",
+    )
+    assert policy.info.choices["adapter"].startswith("none")
+
+
 def test_merging_into_quantised_weights_is_refused(reference_checkpoints: Path) -> None:
     adapter = ROOT / "checkpoints" / "A_lora_adapter"
     with pytest.raises(ConfigurationError, match="attach"):

@@ -268,8 +268,11 @@ def test_weights_that_cannot_be_kept_are_used_all_the_same(
     assert not kept_in.is_dir() or not list(kept_in.iterdir()), "nothing is left behind"
 
 
-def test_off_keeps_nothing(narrow: Path, kept_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(prepacked.VARIABLE, "off")
+@pytest.mark.parametrize("word", ["off", "OFF"])
+def test_off_keeps_nothing(
+    word: str, narrow: Path, kept_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(prepacked.VARIABLE, word)
     assert "not kept: OPENVLA_ROS_CACHE is 'off'" in load(narrow)[2]
     assert prepacked.entries() == []
 

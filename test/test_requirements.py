@@ -96,6 +96,8 @@ def test_bitsandbytes_is_asked_for_first(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"quantization": "int8", "engine": "off"}, "which is off"),
         ({"quantization": "int8", "exactness": "hf"}, "releases"),
         ({"exactness": "exact"}, "self, hf, approx"),
+        ({"exactness": "approx", "engine": "off"}, "which only the engine can check"),
+        ({"exactness": "approx", "quantization": "nf4"}, "which only the engine can check"),
     ],
 )
 def test_the_policy_refuses_before_it_loads(

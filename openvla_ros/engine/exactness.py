@@ -65,8 +65,8 @@ class Exactness:
         """Bins by which an accepted id may be off: 0 unless `approx` was asked for."""
         return self.draft_tolerance if self.level == "approx" else 0
 
-    def require_weights(self, quantization: str) -> None:
-        """Return when a quantization leaves the weights that this level needs.
+    def require(self, quantization: str, engine: str) -> None:
+        """Return when a quantization and an engine ("auto", "off") leave what this level needs.
 
         Raises:
             ConfigurationError: It does not.
@@ -77,6 +77,10 @@ class Exactness:
                 f"{quantization!r} releases. Use quantization none, or exactness self: the ids of "
                 "the same quantised weights decoded plainly."
             )
+        if self.level == "approx" and (
+            engine == "off" or quantization not in ("none", *ENGINE_QUANTIZATIONS)
+        ):
+            raise _approx_without_engine()
 
 
 class ActionDecoder:
@@ -99,10 +103,7 @@ class ActionDecoder:
     ) -> None:
         exactness = exactness or Exactness()
         if exactness.level == "approx" and engine is None:
-            raise ConfigurationError(
-                "exactness 'approx' accepts drafts, which only the engine can check, and the "
-                "engine is off. Use exactness self."
-            )
+            raise _approx_without_engine()
         self.model = model
         self.engine = engine
         self.exactness = exactness.level
@@ -277,6 +278,13 @@ class ActionDecoder:
             "the action before: counts only when the first pass confirms it whole, because passes "
             f"of several rows round otherwise here; guard {margin}"
         )
+
+
+def _approx_without_engine() -> ConfigurationError:
+    return ConfigurationError(
+        "exactness 'approx' accepts drafts, which only the engine can check, and the engine is "
+        "off. Use exactness self."
+    )
 
 
 def _margin_words(found: Differences) -> str:

@@ -81,7 +81,7 @@ class Entry:
 def folder() -> Path | None:
     """Return where these files are kept; None when `VARIABLE` says `OFF` or there is no home."""
     value = os.environ.get(VARIABLE, "")
-    if value == OFF:
+    if value.lower() == OFF:
         return None
     try:
         return Path(value).expanduser() if value else cache_folder() / "engine"

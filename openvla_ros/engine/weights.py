@@ -141,7 +141,7 @@ def fuse_language_model(
     reason = why_unsupported(model)
     if reason:
         raise ConfigurationError(
-            f"The engine cannot run this model: {reason}. Use engine 'off' (node: use_engine false)."
+            f"The engine cannot run this model: {reason}. Use engine off (node: use_engine false)."
         )
     require_quantizable(model, quantization)
     matrices = [
