@@ -137,7 +137,7 @@ def test_names_of_stock_variants_begin_with_hf() -> None:
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
+    importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes: the extra `quant`"
 )
 def test_bitsandbytes_linears_answer_like_the_network_they_were_made_of() -> None:
     """nf4 and int8 round; a layer that was forgotten, or doubled, would do more than that."""
@@ -313,7 +313,7 @@ def test_tables_hold_every_variant(report: dict) -> None:
 
 
 def test_plots_are_drawn_of_a_whole_report(report: dict, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="plots need matplotlib")
+    pytest.importorskip("matplotlib", reason="plots need matplotlib: the extra `plots`")
     paths = plots.draw_plots(report, tmp_path / "plots")
     names = {path.name for path in paths}
     assert names == {f"tiny_{kind}.png" for kind in ("latency", "stages", "drafts", "margins")}
@@ -326,7 +326,9 @@ def test_a_plot_says_what_was_measured_and_bars_begin_at_zero(
     report: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stages' axis used to begin where the first stage ended."""
-    figure = pytest.importorskip("matplotlib.figure", reason="plots need matplotlib")
+    figure = pytest.importorskip(
+        "matplotlib.figure", reason="plots need matplotlib: the extra `plots`"
+    )
     drawn = {}
     monkeypatch.setattr(
         figure.Figure, "savefig", lambda self, path, **_: drawn.update({path.stem: self.axes[0]})

@@ -209,7 +209,7 @@ def _put_back(layer: nn.Module, weights: object) -> None:
 
 
 def test_a_model_with_adapters_attached_is_refused_not_stripped_of_them() -> None:
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="adapters need peft: the extra `model`")
     adapted = peft.LoraConfig(r=2, target_modules=["q_proj"])
     model = tiny_model()
     peft.PeftModel(model, adapted)

@@ -41,7 +41,7 @@ CANDIDATES = [0, 1, 2]
 
 @pytest.fixture(scope="module")
 def operations() -> Any:
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", reason="needs Triton: pip install triton (Linux only)")
     if INTERPRETED:
         import interpreted_numbers
 
