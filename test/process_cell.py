@@ -38,7 +38,7 @@ from openvla_ros.ros.mock_robot import START_POSITION_M
 
 PATIENCE_S = 60.0  # a limit for a broken cell, not a measurement
 ATTEMPT_S = 3.0  # a call may go to a process that was killed; then it is made again
-LEASE_S = 3  # see `profile_with_short_lease`
+LEASE_S = 3  # see `profile_with_lease`
 BASE_FRAME = "base_link"
 INSTRUCTION = "pick up the cup"
 TWIST = "/robot/twist_cmd"
@@ -144,13 +144,24 @@ class Observer:
 class Cell:
     """The processes by role, and the operator who starts the node. Use as a context manager."""
 
-    def __init__(self, folder: Path, *, split: bool, rate_hz: float = 10.0, **values: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        split: bool,
+        rate_hz: float = 10.0,
+        lease_s: int = LEASE_S,
+        **values: Any,
+    ) -> None:
         """Start nothing yet.
 
         Args:
             folder: For logs, the parameter file and the DDS profile.
             split: Whether the twist comes from action_to_twist.
             rate_hz: Of the camera.
+            lease_s: After so much silence discovery takes a process for dead. A process that goes
+                on after hanging for about that long may be forgotten by one side only, and then
+                the two never hear each other again: a test of hanging needs a longer one.
             values: Parameters of the node, `__` for a dot.
         """
         self.folder = folder
@@ -177,7 +188,7 @@ class Cell:
                 ["--base-frame", BASE_FRAME, "--ros-args", "-r", f"twist_cmd:={TWIST}"],
             ),
         }
-        self.environment = _environment(folder)
+        self.environment = _environment(folder, lease_s)
         self._children: dict[str, ChildProcesses] = {}
         self._lives: dict[str, int] = {}
         self.own_segments: set[str] = set()  # of shared memory
@@ -327,9 +338,9 @@ class Cell:
         self.observer.close()
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(folder: Path, lease_s: int) -> dict[str, str]:
     profile = folder / "fastdds.xml"
-    profile.write_text(profile_with_short_lease())
+    profile.write_text(profile_with_lease(lease_s))
     return {
         **os.environ,
         MARK: str(folder),
@@ -340,15 +351,15 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def profile_with_short_lease() -> str:
-    """Return config/fastdds_images.xml, with a lease of 3 s instead of 20 s.
+def profile_with_lease(lease_s: int) -> str:
+    """Return config/fastdds_images.xml with a lease of this many seconds; DDS has 20.
 
     A killed process lingers in discovery for its lease and answers no service. Nothing that is
     measured depends on it; a run of 100 faults would last half an hour longer.
     """
     text = (ROOT / "config" / "fastdds_images.xml").read_text()
     lease = (
-        f"<builtin><discovery_config><leaseDuration><sec>{LEASE_S}</sec></leaseDuration>"
+        f"<builtin><discovery_config><leaseDuration><sec>{lease_s}</sec></leaseDuration>"
         "<leaseAnnouncement><sec>1</sec></leaseAnnouncement></discovery_config></builtin>"
     )
     assert "<rtps>" in text
