@@ -44,6 +44,10 @@ EXTRAS = {
         "transformers>=5.0",
     ],
     "bags": ["rosbags>=0.11"],
+    # LeRobot folders: Parquet tables, and videos (AV1 among them).
+    "lerobot": ["av>=13", "pyarrow>=15"],
+    # `openvla-ros replay --engine ray`.
+    "ray": ["ray>=2.40"],
     "quant": ["bitsandbytes>=0.45"],
     # `openvla-ros monitor --foxglove`: a WebSocket server as one wheel, without dependencies.
     "foxglove": ["foxglove-sdk>=0.15"],

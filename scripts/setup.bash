@@ -248,7 +248,7 @@ drop_unfinished_packages() {
 }
 
 install_packages() {
-    local extras=bags,plots,test requirements=()
+    local extras=bags,lerobot,plots,ray,test requirements=()
     [ -z "$(torch_version)" ] || extras=model,quant,$extras
     if [ "$ros_source" = wheels ]; then
         requirements=(-r scripts/ros_wheels.txt)

@@ -28,6 +28,9 @@ _EXTRAS = {
     "accelerate": "model",
     "bitsandbytes": "quant",
     "rosbags": "bags",
+    "pyarrow": "lerobot",
+    "av": "lerobot",
+    "ray": "ray",
     "foxglove": "foxglove",
     "matplotlib": "plots",
 }
