@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parent / "reference"
 CASES = json.loads((ROOT / "goldens" / "index.json").read_text())["cases"]
 TRAINING = json.loads((ROOT / "goldens" / "train_index.json").read_text())
 ACTION_ROWS = slice(31744, 32000)
+# Of the largest number. CPUs add up in another order; the goldens themselves are up to 1.1e-6 away
+# from the same network in float64, and so are we.
+ROUNDING = 2e-6
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,8 @@ def test_vision_and_projector_equal_the_reference(
         stored = next(key for key in (name, f"{name}_head") if key in golden)
         expected = golden[stored]
         difference = np.abs(ours[0].numpy()[: len(expected)] - expected).max()
-        assert difference < 1e-5, f"{name} differ by up to {difference:.2g}"
+        difference /= np.abs(expected).max()
+        assert difference < ROUNDING, f"{name} differ by up to {difference:.2g} of the largest"
 
 
 def test_cached_decoding_equals_the_full_forward(models: dict, reference_checkpoints: Path) -> None:
