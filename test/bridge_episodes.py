@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from openvla_ros.model.action_stats import ActionStats, parse_action_stats
+from openvla_ros.model.action_stats import normalize as normalize  # for those who import this file
 from openvla_ros.model.random_weights import BRIDGE_STATISTICS
 from openvla_ros.ros.frame_sources import SHARED_VARIABLE, shared_data_folder
 
@@ -96,15 +97,6 @@ def bridge_stats() -> ActionStats:
     """Return the statistics that openvla-7b was trained with on this data."""
     key = "bridge_orig"
     return parse_action_stats(key, BRIDGE_STATISTICS[key], "random_weights.py")
-
-
-def normalize(actions: np.ndarray, stats: ActionStats) -> np.ndarray:
-    """Return (N, n) actions in [-1, 1]: what `unnormalize` undoes, except where it clips.
-
-    Source: openvla @ c8f03f4, normalize_action_and_proprio with BOUNDS_Q99.
-    """
-    scaled = 2 * (actions - stats.q01) / (stats.q99 - stats.q01 + 1e-8) - 1
-    return np.where(stats.mask, np.clip(scaled, -1, 1), actions)
 
 
 def is_pause(actions: np.ndarray) -> np.ndarray:

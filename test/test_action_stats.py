@@ -9,12 +9,14 @@ import pytest
 from openvla_ros.errors import ActionStatsError, CheckpointError
 from openvla_ros.model.action_stats import (
     ActionStats,
+    normalize,
     parse_action_stats,
     read_adapter_stats,
     read_norm_stats,
     resolve_unnorm_key,
     unnormalize,
 )
+from openvla_ros.model.action_tokenizer import ActionTokenizer
 
 ENTRY = {"action": {"q01": [-1.0, 0.0], "q99": [3.0, 1.0], "mask": [True, False]}}
 
@@ -114,6 +116,53 @@ def test_only_a_sole_key_may_stay_unnamed() -> None:
         resolve_unnorm_key(stats, "c")
 
 
+def golden_normalization(reference_dir: Path) -> tuple[dict[str, np.ndarray], ActionStats]:
+    stored = dict(np.load(reference_dir / "goldens" / "rlds_transforms.npz"))
+    names = ("q01", "q99", "mask", "min", "max")
+    entry = {"action": {name: stored[f"norm_stat_{name}"].tolist() for name in names}}
+    return stored, parse_action_stats("golden", entry, "rlds_transforms.npz")
+
+
+def test_normalised_actions_are_those_of_training_to_the_last_bit(reference_dir: Path) -> None:
+    stored, stats = golden_normalization(reference_dir)
+    assert stats.constant.tolist() == [False] * 5 + [True, False]
+    found = normalize(stored["norm_in"], stats)
+    difference = np.abs(found - stored["norm_out"]).max()
+    assert difference == 0.0, f"off by {difference}"
+
+
+def test_a_constant_number_becomes_zero_masked_or_not() -> None:
+    range_ = {"min": [0.5, 2.0, 0.0], "max": [0.5, 2.0, 3.0]}
+    entry = {"q01": [0.5, 2.0, 0.0], "q99": [0.5, 2.0, 2.0], "mask": [True, False, True], **range_}
+    stats = parse_action_stats("robot", {"action": entry}, "f")
+    assert normalize(np.array([0.5, 2.0, 2.0]), stats).tolist() == [0.0, 0.0, 1.0]
+
+
+def test_normalising_undoes_unnormalising_up_to_float32(reference_dir: Path) -> None:
+    _, stats = golden_normalization(reference_dir)
+    normalized = ActionTokenizer().bin_centers[:, None] * np.ones(7)
+    normalized[:, stats.constant] = 0.0
+    back = normalize(unnormalize(normalized, stats), stats)
+    np.testing.assert_allclose(back, normalized, rtol=0, atol=3e-7)
+    tokenizer = ActionTokenizer()
+    assert (tokenizer.encode(back) == tokenizer.encode(normalized)).all()
+
+
+def test_values_beyond_the_quantiles_are_clipped_and_nan_stays() -> None:
+    stats = parse_action_stats("robot", ENTRY, "config.json")
+    found = normalize(np.array([[9.0, 9.0], [-9.0, 0.25], [np.nan, np.nan]]), stats)
+    assert found[:2].tolist() == [[1.0, 9.0], [-1.0, 0.25]]
+    assert np.isnan(found[2]).all()
+
+
+@pytest.mark.parametrize("range_", [{"min": [0.0], "max": [1.0]}, {"min": [0.0], "max": [1.0] * 2}])
+def test_a_range_of_another_length_is_refused(range_: dict[str, list[float]]) -> None:
+    with pytest.raises(ActionStatsError, match=r"'robot'.*min"):
+        parse_action_stats("robot", {"action": {**ENTRY["action"], **range_}}, "config.json")
+
+
 def test_an_action_of_another_length_is_refused() -> None:
+    with pytest.raises(ActionStatsError, match="3 numbers"):
+        normalize(np.zeros(3), parse_action_stats("robot", ENTRY, "config.json"))
     with pytest.raises(ActionStatsError, match="3 numbers"):
         unnormalize(np.zeros(3), parse_action_stats("robot", ENTRY, "config.json"))

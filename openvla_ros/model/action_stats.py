@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class ActionStats:
         q99: (n,) float64, the value that +1 stands for.
         mask: (n,) bool; False leaves that number as it is (the gripper).
         source: Name of the file in the checkpoint folder that these numbers came from.
+        constant: (n,) bool; True where every recorded value was the same. Training replaces such a
+            number by 0. A single False where the file does not say it (no min and max).
     """
 
     unnorm_key: str
@@ -36,6 +38,7 @@ class ActionStats:
     q99: np.ndarray
     mask: np.ndarray
     source: str
+    constant: np.ndarray = field(default_factory=lambda: np.zeros((), bool))
 
     @property
     def action_dim(self) -> int:
@@ -49,7 +52,7 @@ def parse_action_stats(unnorm_key: str, entry: Mapping[str, Any], source: str) -
     Args:
         unnorm_key: Name of the dataset.
         entry: Its value in `norm_stats`: {"action": {"q01": [...], "q99": [...], "mask": [...]}}.
-            A missing mask means that every number is un-normalised.
+            A missing mask means that every number is un-normalised; min and max may be missing.
         source: File that the entry came from.
 
     Raises:
@@ -61,6 +64,7 @@ def parse_action_stats(unnorm_key: str, entry: Mapping[str, Any], source: str) -
         q01 = np.asarray(action["q01"], dtype=np.float64)
         q99 = np.asarray(action["q99"], dtype=np.float64)
         mask = np.asarray(action.get("mask", np.ones(q01.shape, bool)))
+        constant = _constant_numbers(action)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ActionStatsError(
             f"{where} cannot be read ({type(error).__name__}: {error}). It needs action.q01 and "
@@ -71,14 +75,26 @@ def parse_action_stats(unnorm_key: str, entry: Mapping[str, Any], source: str) -
             f"{where}: q01, q99 and mask must have one length, "
             f"not {q01.shape}, {q99.shape} and {mask.shape}."
         )
+    if constant.ndim and constant.shape != q01.shape:
+        raise ActionStatsError(f"{where}: min and max must have the length of q01, {len(q01)}.")
     if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
         raise ActionStatsError(f"{where}: mask must hold true and false, not {mask.tolist()}.")
     mask = mask.astype(bool)
     if not (np.isfinite(q01).all() and np.isfinite(q99).all()):
         raise ActionStatsError(f"{where}: q01 or q99 holds NaN or infinity.")
-    for array in (q01, q99, mask):
+    for array in (q01, q99, mask, constant):
         array.setflags(write=False)
-    return ActionStats(unnorm_key, q01, q99, mask, source)
+    return ActionStats(unnorm_key, q01, q99, mask, source, constant)
+
+
+def _constant_numbers(action: Mapping[str, Any]) -> np.ndarray:
+    """(n,) bool: where min and max of an entry are the same; a single False without them."""
+    if "min" not in action or "max" not in action:
+        return np.zeros((), bool)
+    low, high = (np.asarray(action[name], dtype=np.float64) for name in ("min", "max"))
+    if low.shape != high.shape:
+        raise ValueError(f"min has shape {low.shape}, max {high.shape}")
+    return low == high
 
 
 def read_raw_norm_stats(checkpoint_dir: Path) -> dict[str, tuple[Mapping[str, Any], str]]:
@@ -171,13 +187,44 @@ def unnormalize(normalized: np.ndarray, stats: ActionStats) -> np.ndarray:
 
     Source: openvla @ c8f03f4, predict_action; the order of operations decides the last bit.
     """
-    if normalized.shape[-1] != stats.action_dim:
-        raise ActionStatsError(
-            f"An action of {normalized.shape[-1]} numbers does not fit the statistics key "
-            f"{stats.unnorm_key!r}, which has {stats.action_dim}."
-        )
+    _require_length(normalized, stats)
     scaled = 0.5 * (normalized + 1) * (stats.q99 - stats.q01) + stats.q01
     return np.where(stats.mask, scaled, normalized)
+
+
+def normalize(action: np.ndarray, stats: ActionStats) -> np.ndarray:
+    """Return the action as training shows it to the model: what `unnormalize` undoes.
+
+    It cannot undo what is lost here: a value beyond q01 or q99 is clipped, a constant one is 0.
+
+    Args:
+        action: (..., n) in the units its dataset was recorded in; NaN stays NaN.
+        stats: Quantiles of the dataset the checkpoint was trained on.
+
+    Returns:
+        (..., n) float64 with the values of training's float32 arithmetic, so that the token ids
+        are those of its labels. In [-1, 1] where masked, as it was elsewhere.
+
+    Raises:
+        ActionStatsError: `action` and `stats` differ in length.
+
+    Source: openvla @ c8f03f4, normalize_action_and_proprio with BOUNDS_Q99.
+    """
+    _require_length(action, stats)
+    kept = np.asarray(action, dtype=np.float32)
+    low = stats.q01.astype(np.float32)
+    span = (stats.q99 - stats.q01 + 1e-8).astype(np.float32)
+    scaled = np.clip(np.float32(2) * (kept - low) / span - np.float32(1), -1, 1)
+    shown = np.where(stats.mask, scaled, kept)
+    return np.where(stats.constant, 0.0, shown).astype(np.float64)
+
+
+def _require_length(action: np.ndarray, stats: ActionStats) -> None:
+    if action.shape[-1] != stats.action_dim:
+        raise ActionStatsError(
+            f"An action of {action.shape[-1]} numbers does not fit the statistics key "
+            f"{stats.unnorm_key!r}, which has {stats.action_dim}."
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
