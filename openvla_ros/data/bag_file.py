@@ -7,9 +7,11 @@ import rclpy: the recorder hands it serialised messages.
 from __future__ import annotations
 
 import os
+import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +21,12 @@ from openvla_ros.messages import compressed_to_rgb, image_to_rgb
 if TYPE_CHECKING:
     import numpy as np
     from rosbags.highlevel import AnyReader
+    from rosbags.interfaces import Connection
     from rosbags.typesys.store import Typestore
 
 RAW_IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 IMAGE_TYPES = (RAW_IMAGE, COMPRESSED_IMAGE)
+MAX_QUOTED = 300  # characters of a library's error: it may quote the file
 REPOSITORY_MSG = Path(__file__).resolve().parents[2] / "msg"
 
 
@@ -74,9 +78,59 @@ class BagFile:
                 self._writer.close()
 
 
+class BagReader:
+    """One bag that is open: whatever is wrong with its bytes becomes a ConfigurationError."""
+
+    def __init__(self, path: Path, reader: AnyReader) -> None:
+        """Read from `reader`, which is open and stays somebody else's to close."""
+        self.path = path
+        self.connections: list[Connection] = list(reader.connections)
+        self.typestore: Typestore = reader.typestore
+        self._reader = reader
+
+    def messages(
+        self,
+        connections: Collection[Connection] = (),
+        start: int | None = None,
+        stop: int | None = None,
+    ) -> Iterator[tuple[Connection, int, bytes]]:
+        """Yield connection, bag time [ns] and CDR of every message, in order of bag time.
+
+        Args:
+            connections: Those to read; none = all.
+            start: Only messages at or after this time [ns]; chunks before it are not read.
+            stop: Only messages before this time [ns].
+
+        Raises:
+            ConfigurationError: The bag breaks off, or is damaged; what came before was read.
+        """
+        rows = self._reader.messages(connections, start, stop)
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except _damage() as error:
+                raise _unreadable(self.path, error) from error
+            yield row
+
+    def deserialize(self, raw: bytes, message_type: str) -> Any:
+        """Return a message; its arrays are views of `raw`: a picture is not copied.
+
+        Raises:
+            ConfigurationError: The bytes are no message of this type.
+        """
+        try:
+            return self._reader.deserialize(memoryview(raw), message_type)  # type: ignore[arg-type]
+        except _damage() as error:
+            raise _unreadable(self.path, error) from error
+
+
 @contextmanager
-def open_bag(path: Path) -> Iterator[AnyReader]:
+def open_bag(path: Path) -> Iterator[BagReader]:
     """Give a reader of a bag; message types come from the bag itself.
+
+    Bags of older distributions carry no definitions: there the sourced ROS 2 is asked.
 
     Args:
         path: rosbag2 folder, or one .mcap or .db3 file.
@@ -86,19 +140,69 @@ def open_bag(path: Path) -> Iterator[AnyReader]:
         DependencyError: `rosbags` is not installed.
     """
     _import_rosbag2()
-    from rosbags.highlevel import AnyReader, AnyReaderError
-    from rosbags.rosbag2 import ReaderError
-
     if not path.exists():
         raise ConfigurationError(f"There is no bag at {path}.")
+    reader = _opened(path)
     try:
-        with AnyReader([path]) as reader:
-            yield reader
-    except (AnyReaderError, ReaderError, OSError) as error:
-        raise ConfigurationError(
-            f"{path} cannot be read as a bag ({type(error).__name__}: {error}). "
-            "It must be a rosbag2 folder with metadata.yaml, or one .mcap or .db3 file."
-        ) from error
+        yield BagReader(path, reader)
+    finally:
+        reader.close()
+
+
+def _opened(path: Path) -> AnyReader:
+    from rosbags.highlevel import AnyReader, AnyReaderError
+
+    try:
+        try:
+            reader = AnyReader([path])
+            reader.open()
+        except AnyReaderError:  # no definitions inside, for example; else it fails again
+            reader = AnyReader([path], default_typestore=_known_types())
+            reader.open()
+    except _damage() as error:
+        raise _unreadable(path, error) from error
+    return reader
+
+
+@cache
+def _known_types() -> Typestore:
+    return typestore_for(f"openvla_ros/msg/{file.stem}" for file in REPOSITORY_MSG.glob("*.msg"))
+
+
+@cache
+def _damage() -> tuple[type[BaseException], ...]:
+    """What `rosbags` and the libraries below it raise on bytes that are no bag.
+
+    Found by reading damaged copies (test_bag_fuzz.py): a length of 2**60 is a MemoryError, a
+    definition with a broken name a SyntaxError.
+    """
+    import apsw
+    from rosbags.highlevel import AnyReaderError
+    from rosbags.rosbag1 import ReaderError as Ros1ReaderError
+    from rosbags.rosbag2 import ReaderError
+    from rosbags.serde import SerdeError
+    from rosbags.typesys import TypesysError
+
+    try:
+        from compression.zstd import ZstdError  # Python 3.14
+    except ImportError:
+        from backports.zstd import ZstdError
+
+    readers = (AnyReaderError, ReaderError, Ros1ReaderError)
+    parsers = (*readers, SerdeError, TypesysError, ZstdError, apsw.Error)
+    bytes_and_numbers = (ValueError, TypeError, LookupError, ArithmeticError, struct.error)
+    sizes = (OSError, EOFError, MemoryError, RuntimeError)  # RuntimeError: lz4, and deep nesting
+    definitions = (AssertionError, AttributeError, NameError, SyntaxError)
+    return (*parsers, *bytes_and_numbers, *sizes, *definitions)
+
+
+def _unreadable(path: Path, error: BaseException) -> ConfigurationError:
+    return ConfigurationError(
+        f"{path} cannot be read as a bag ({type(error).__name__}: {str(error)[:MAX_QUOTED]}). "
+        "It must be a rosbag2 folder with metadata.yaml, or one .mcap or .db3 file, and it must be "
+        "whole: a recording that was killed lacks its end (`mcap recover` and `ros2 bag reindex` "
+        "rescue what is there)."
+    )
 
 
 def picture_to_rgb(message: Any, message_type: str) -> np.ndarray:
