@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden_rounding import ROUNDING, relative_difference
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -57,8 +58,8 @@ def test_features_equal_the_reference(name: str) -> None:
     golden = np.load(ROOT / "goldens" / "vision_extras.npz")[f"{name}__features"]
     with torch.inference_mode():
         features = backbone(pixels_of(name))[0].numpy()
-    difference = np.abs(features - golden).max()
-    assert difference < 1e-5, f"features differ by up to {difference:.2g}"
+    difference = relative_difference(features, golden)
+    assert difference < ROUNDING, f"features differ by up to {difference:.2g} of the largest"
 
 
 @pytest.mark.parametrize("name", TOWERS)
