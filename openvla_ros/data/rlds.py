@@ -1,0 +1,286 @@
+"""RLDS datasets (TensorFlow Datasets folders of TFRecord files) as episodes, without TensorFlow.
+
+One record is one episode. All records are read once when the dataset is opened, one at a time, so
+that a damaged one is known before anything is evaluated; pictures are decoded when asked for, as
+TensorFlow decodes them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openvla_ros.data.cameras import choose_camera, decode_picture, of_one_size
+from openvla_ros.data.episode import Episode
+from openvla_ros.data.rlds_layout import (
+    ACTION,
+    OBSERVATION,
+    RldsLayout,
+    layout_from_example,
+    layout_from_file,
+)
+from openvla_ros.data.steps import (
+    equal_runs,
+    even_stamps,
+    require_finite,
+    require_instruction,
+    require_rate,
+)
+from openvla_ros.data.tfrecord import (
+    Feature,
+    RecordPlace,
+    find_records,
+    parse_example,
+    read_record,
+)
+from openvla_ros.errors import ConfigurationError
+
+FEATURES, DATASET_INFO = "features.json", "dataset_info.json"
+#: Datasets whose steps/observation/state is x y z roll pitch yaw gripper of the end effector; in
+#: others the same name may mean joint angles.
+#: Source: openvla @ c8f03f4, rlds/oxe/transforms.py, bridge_orig_dataset_transform.
+POSE_STATES = frozenset({"bridge_dataset", "bridge_orig"})
+# <dataset>-<split>.tfrecord-<shard>-of-<shards>
+_SHARD = re.compile(r"(?P<dataset>.+)-(?P<split>[^-]+)\.tfrecord-(?P<index>\d{5})-of-(?P<of>\d{5})")
+
+
+def rlds_episodes(
+    folder_or_file: Path,
+    camera: str = "",
+    *,
+    rate_hz: float | None = None,
+    pose_key: str = "",
+    skip_unlabelled: bool = False,
+) -> list[Episode]:
+    """Return the episodes of an RLDS dataset; where the task changes, another episode begins.
+
+    Args:
+        folder_or_file: Folder with features.json and *.tfrecord* (all its splits are read), or one
+            TFRecord file.
+        camera: Feature of a step's observation, such as "image_0"; "" = the only one, or "primary".
+        rate_hz: Steps per second; RLDS does not store it. None = the rate that is published for a
+            dataset of this name.
+        pose_key: Feature of the observation that holds x y z [m] roll pitch yaw [rad] gripper of
+            the end effector. "" = "state" where it is known to be that, else there are no states.
+        skip_unlabelled: Leave out steps whose instruction is empty, instead of refusing them.
+
+    Raises:
+        ConfigurationError: Not an RLDS dataset, incomplete or damaged, an unknown camera, an
+            unknown rate, an empty instruction, or an action that is not finite.
+    """
+    files = _record_files(folder_or_file)
+    folder = files[0].parent
+    dataset = _dataset_name(folder, files)
+    places = [(path, find_records(path)) for path in files]
+    first = next((found[0] for _, found in places if found), None)
+    if first is None:
+        raise ConfigurationError(f"{folder_or_file} holds no episodes.")
+    _require_counts(folder, {path.name: len(found) for path, found in places})
+    if (folder / FEATURES).exists():
+        layout = layout_from_file(folder / FEATURES)
+    else:
+        layout = layout_from_example(parse_example(read_record(first), first), first.path)
+    reader = _Reader(
+        source=str(folder_or_file),
+        layout=layout,
+        camera=choose_camera(tuple(layout.cameras), camera, str(folder)),
+        rate_hz=require_rate(rate_hz, dataset, str(folder)),
+        pose=_pose_feature(layout, pose_key, dataset, folder),
+        skip_unlabelled=skip_unlabelled,
+    )
+    return [
+        episode
+        for path, found in places
+        for index, place in enumerate(found)
+        for episode in reader.episodes(place, _record_name(path, index))
+    ]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """How the records of one dataset become episodes."""
+
+    source: str
+    layout: RldsLayout
+    camera: str
+    rate_hz: float
+    pose: str | None
+    skip_unlabelled: bool
+
+    def episodes(self, place: RecordPlace, name: str) -> list[Episode]:
+        """The episodes of one record: one per run of the same instruction."""
+        where = f"{place.path}, episode {name}"
+        features = parse_example(read_record(place), place)
+        steps = len(self._feature(features, self.camera, where).byte_strings())
+        if steps == 0:
+            raise ConfigurationError(f"{where} has no images in {self.camera}.")
+        actions = self._vectors(features, ACTION, steps, where)
+        states = self._vectors(features, self.pose, steps, where) if self.pose else None
+        instructions = self._instructions(features, steps, where)
+        found = []
+        runs = equal_runs(instructions)
+        for part, (start, end) in enumerate(runs):
+            if self.skip_unlabelled and not instructions[start].strip():
+                continue
+            found.append(
+                Episode(
+                    name=name if len(runs) == 1 else f"{name}_part_{part:03d}",
+                    source=self.source,
+                    instruction=require_instruction(instructions[start], where),
+                    rate_hz=self.rate_hz,
+                    stamps_ns=even_stamps(range(start, end), self.rate_hz),
+                    actions=actions[start:end],
+                    open_images=_Images(place, self.camera, self._size, start, end),
+                    states=None if states is None else states[start:end],
+                )
+            )
+        return found
+
+    @property
+    def _size(self) -> tuple[int, int] | None:
+        return self.layout.cameras[self.camera]
+
+    def _feature(self, features: Mapping[str, Feature], name: str, where: str) -> Feature:
+        if name not in features:
+            raise ConfigurationError(f"{where} lacks the feature {name!r}, which others have.")
+        return features[name]
+
+    def _vectors(
+        self, features: Mapping[str, Feature], name: str, steps: int, where: str
+    ) -> np.ndarray:
+        """(T, n) float64 of a feature, n as the dataset says."""
+        numbers = self._feature(features, name, where).floats()
+        length = self.layout.vectors[name] or len(numbers) // steps
+        if length == 0 or len(numbers) != steps * length:
+            raise ConfigurationError(
+                f"{where}: {name} holds {len(numbers)} numbers for {steps} steps"
+                + (f" of {length}." if self.layout.vectors[name] else ".")
+            )
+        return require_finite(numbers.reshape(steps, length), name.rpartition("/")[2], where)
+
+    def _instructions(self, features: Mapping[str, Feature], steps: int, where: str) -> list[str]:
+        stored = self._feature(features, self.layout.instruction, where).byte_strings()
+        if len(stored) != steps:
+            raise ConfigurationError(
+                f"{where}: {self.layout.instruction} has {len(stored)} texts for {steps} steps."
+            )
+        try:
+            return [bytes(text).decode("utf-8") for text in stored]
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"{where}: an instruction is no UTF-8 ({error}).") from error
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Steps `start` to `end` - 1 of one record, as one camera saw them; called, it reads anew."""
+
+    place: RecordPlace
+    camera: str
+    size: tuple[int, int] | None
+    start: int
+    end: int
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        """Yield (H, W, 3) uint8 RGB, one at a time; the record is held as it is stored."""
+        features = parse_example(read_record(self.place), self.place)
+        pictures = features[self.camera].byte_strings()[self.start : self.end]
+        decoded = (decode_picture(picture, as_tensorflow=True) for picture in pictures)
+        where = f"{self.place.path} at byte {self.place.start}, {self.camera}"
+        return of_one_size(decoded, self.size, where)
+
+
+def _record_files(folder_or_file: Path) -> list[Path]:
+    if folder_or_file.is_file():
+        return [folder_or_file]
+    files = sorted(p for p in folder_or_file.glob("*.tfrecord*") if p.is_file())
+    if not files:
+        raise ConfigurationError(
+            f"{folder_or_file} holds no *.tfrecord* files. Name the folder of one version of the "
+            "dataset, such as bridge_dataset/1.0.0."
+        )
+    for path in files:
+        shard = _SHARD.fullmatch(path.name)
+        missing = [n for n in _sibling_names(shard) if not (folder_or_file / n).exists()]
+        if missing:
+            raise ConfigurationError(
+                f"{folder_or_file} is incomplete: {missing[0]} is missing ({len(missing)} files in "
+                "all). Fetch them, or name single files."
+            )
+    return files
+
+
+def _sibling_names(shard: re.Match[str] | None) -> list[str]:
+    """The names of all the files of a split."""
+    if shard is None:
+        return []
+    stem, total = f"{shard['dataset']}-{shard['split']}.tfrecord", int(shard["of"])
+    return [f"{stem}-{index:05d}-of-{total:05d}" for index in range(total)]
+
+
+def _record_name(path: Path, index: int) -> str:
+    """The name of an episode, unique in its dataset: "train_00000_000003"."""
+    shard = _SHARD.fullmatch(path.name)
+    stem = f"{shard['split']}_{shard['index']}" if shard else re.sub(r"[^\w.-]", "_", path.name)
+    return f"{stem}_{index:06d}"
+
+
+def _dataset_name(folder: Path, files: list[Path]) -> str:
+    """The name of the dataset, or "" where nothing says it."""
+    information = _dataset_info(folder)
+    if "name" in information:
+        return str(information["name"])
+    shard = _SHARD.fullmatch(files[0].name)
+    return shard["dataset"] if shard else ""
+
+
+def _require_counts(folder: Path, counts: Mapping[str, int]) -> None:
+    """Return when every file has the episodes that dataset_info.json lists for it."""
+    try:
+        listed = {
+            str(split["name"]): [int(n) for n in split["shardLengths"]]
+            for split in _dataset_info(folder).get("splits", [])
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{folder / DATASET_INFO}: its list of splits is malformed ({error!r})."
+        ) from error
+    for name, count in counts.items():
+        shard = _SHARD.fullmatch(name)
+        lengths = listed.get(shard["split"]) if shard else None
+        if shard is None or lengths is None:
+            continue
+        index = int(shard["index"])
+        expected = lengths[index] if index < len(lengths) else 0
+        if count != expected:
+            raise ConfigurationError(
+                f"{folder / name} has {count} episodes, and {DATASET_INFO} lists {expected}: the "
+                "file was cut short or belongs to another dataset. Fetch it again."
+            )
+
+
+def _dataset_info(folder: Path) -> dict[str, Any]:
+    path = folder / DATASET_INFO
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{path} is not readable JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path} must be a JSON object.")
+    return content
+
+
+def _pose_feature(layout: RldsLayout, key: str, dataset: str, folder: Path) -> str | None:
+    vectors = [name for name in layout.vectors if name.startswith(OBSERVATION)]
+    name = OBSERVATION + (key.removeprefix(OBSERVATION) or "state")
+    if key and name not in vectors:
+        listed = ", ".join(v.removeprefix(OBSERVATION) for v in vectors) or "none"
+        raise ConfigurationError(f"{folder}: pose_key {key!r} is no vector of a step: {listed}.")
+    return name if name in vectors and (key or dataset in POSE_STATES) else None
