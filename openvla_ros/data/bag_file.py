@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 RAW_IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 IMAGE_TYPES = (RAW_IMAGE, COMPRESSED_IMAGE)
 MAX_QUOTED = 300  # characters of a library's error: it may quote the file
+LATEST_NS = 2**62  # the year 2116
 REPOSITORY_MSG = Path(__file__).resolve().parents[2] / "msg"
 
 
@@ -112,6 +113,11 @@ class BagReader:
                 return
             except _damage() as error:
                 raise _unreadable(self.path, error) from error
+            if not 0 <= row[1] < LATEST_NS:
+                raise ConfigurationError(
+                    f"{self.path} is damaged: a message on {row[0].topic} has the bag time "
+                    f"{row[1]} ns, which no clock shows."
+                )
             yield row
 
     def deserialize(self, raw: bytes, message_type: str) -> Any:

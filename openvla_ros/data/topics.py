@@ -110,7 +110,7 @@ class GripperSource:
     joint: str = ""
     closed: float = 0.0
     open: float = 1.0
-    constant: float = math.nan
+    constant: float | None = None
 
     def __post_init__(self) -> None:
         if self.closed == self.open or not math.isfinite(self.closed + self.open):
@@ -118,15 +118,10 @@ class GripperSource:
                 f"gripper: closed ({self.closed}) and open ({self.open}) must be two different "
                 "numbers: the values of the topic at both ends."
             )
-        if self.has_constant:
+        if self.constant is not None:
             _require_range("gripper.constant", self.constant, 0.0, 1.0)
             if self.topic:
                 raise ConfigurationError("gripper: give a topic or a constant, not both.")
-
-    @property
-    def has_constant(self) -> bool:
-        """One value holds for the whole bag."""
-        return not math.isnan(self.constant)
 
     @property
     def is_absent(self) -> bool:
@@ -136,7 +131,7 @@ class GripperSource:
     @property
     def is_given(self) -> bool:
         """The user has said something, be it "none"."""
-        return bool(self.topic) or self.has_constant
+        return bool(self.topic) or self.constant is not None
 
 
 @dataclass(frozen=True)
@@ -257,7 +252,11 @@ def _built(part: type[_Part], content: Any, where: str) -> _Part:
 def _checked(kind: Any, value: Any, name: str) -> Any:
     if kind in (InstructionSource, ActionSource, GripperSource, StateSource, Splitting):
         return _built(kind, value, name)
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if (
+        kind in (float, float | None)
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+    ):
         return float(value)
     if kind in (str, bool) and isinstance(value, kind):
         return value
@@ -266,7 +265,13 @@ def _checked(kind: Any, value: Any, name: str) -> Any:
     is_list = isinstance(value, list) and all(_is_integer(item) for item in value)
     if kind == tuple[int, ...] and is_list:
         return tuple(value)
-    words = {float: "a number", str: "a text", bool: "true or false", int: "a whole number"}
+    words: dict[Any, str] = {
+        float: "a number",
+        float | None: "a number",
+        str: "a text",
+        bool: "true or false",
+        int: "a whole number",
+    }
     expected = words.get(kind, "a list of whole numbers")
     raise ConfigurationError(f"{name} must be {expected}, not {value!r}.")
 
