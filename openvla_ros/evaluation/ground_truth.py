@@ -19,6 +19,7 @@ from openvla_ros.control.pose import Pose
 from openvla_ros.control.slew import SpeedLimits
 from openvla_ros.control.states import Drop
 from openvla_ros.data.episode import Episode
+from openvla_ros.evaluation.gripper_replay import gripper_outcome
 from openvla_ros.evaluation.ground_truth_findings import ground_truth_findings
 from openvla_ros.evaluation.ground_truth_report import (
     AxisUse,
@@ -26,12 +27,12 @@ from openvla_ros.evaluation.ground_truth_report import (
     Gap,
     GroundTruthReport,
 )
-from openvla_ros.evaluation.gripper_replay import gripper_outcome
 from openvla_ros.evaluation.motion_replay import (
     StreamedMotion,
     commanded_steps,
     pose_of_state,
     stream_actions,
+    without_unknown_box,
 )
 from openvla_ros.evaluation.step_shapes import DeltaPath
 from openvla_ros.types import ActionSpec
@@ -81,8 +82,7 @@ def _replayed(
     measured = [pose_of_state(state, motion) for state in states]
     start = measured[0] if measured else None
     has_unchecked_box = motion.has_workspace and start is None
-    if has_unchecked_box:
-        motion = dataclasses.replace(motion, workspace_min=motion.workspace_max)
+    motion = without_unknown_box(motion, start)
     streamed = stream_actions(
         episode.actions, spec, motion, gripper, rate_hz=episode.rate_hz, start=start
     )

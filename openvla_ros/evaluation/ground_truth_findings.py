@@ -1,4 +1,4 @@
-"""A replay of recorded actions in plain words: what the limits take away, and what to do about it."""
+"""A replay of recorded actions in plain words: what the limits take away, and what to do."""
 
 from __future__ import annotations
 
@@ -113,9 +113,9 @@ def _limit(axis: str, use: AxisUse, steps: int) -> Finding | None:
         f"limit on {axis}",
         f"{use.clipped_steps} of {steps} steps cut",
         f"the filter would cut {_percent(share)} of your steps on {axis}: q99 is "
-        f"{_size(use.q99, is_translation)} per step, the largest {_size(use.largest, is_translation)}, "
-        f"the limit {_size(use.limit, is_translation)} ({name}). Is the statistics key right, and "
-        "the unit? If so, raise the limit as far as the robot allows.",
+        f"{_size(use.q99, is_translation)} per step, limit {_size(use.limit, is_translation)} "
+        f"({name}), the largest {_size(use.largest, is_translation)}. Is the statistics key right, "
+        "and the unit? If so, raise the limit as far as the robot allows.",
         "problem" if share >= OFTEN else "warn",
     )
 
@@ -214,9 +214,9 @@ def _gripper(report: GroundTruthReport, gripper: GripperConfig) -> Finding:
         )
     elif lost or extra:
         reason = (
-            f"a decision takes {gripper.sticky_steps} equal answers in a row (gripper.sticky_steps) "
-            f"outside {gripper.threshold:g} ± {gripper.hysteresis / 2:g} (gripper.threshold, "
-            "gripper.hysteresis)."
+            f"a decision takes {gripper.sticky_steps} equal answers in a row "
+            f"(gripper.sticky_steps) outside {gripper.threshold:g} ± {gripper.hysteresis / 2:g} "
+            "(gripper.threshold, gripper.hysteresis)."
         )
     if lost or extra:
         level = "problem" if gripper.invert or lost > OFTEN * recorded else "warn"
@@ -226,7 +226,7 @@ def _gripper(report: GroundTruthReport, gripper: GripperConfig) -> Finding:
 def _excess(
     row: EpisodeMotion, mm: float = NEAR_MM, share: float = NEAR_SHARE, deg: float = NEAR_DEG
 ) -> float:
-    """How many times further off the end is than a distance, or a share of the path, or an angle."""
+    """How many times further off the end is than a distance or share of the path, or an angle."""
     end = row.end
     return max(end.distance_mm / max(mm, share * row.path_mm), end.angle_deg / deg)
 

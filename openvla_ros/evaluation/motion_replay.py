@@ -6,6 +6,7 @@ This file knows no ROS and waits for nothing.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -178,6 +179,13 @@ def pose_of_state(state: np.ndarray, motion: MotionConfig) -> Pose | None:
         return None
     turn = euler_matrix(np.array(motion.action_rotation_rpy))
     return Pose(turn @ state[:3], turn @ euler_matrix(np.asarray(state[3:6], np.float64)))
+
+
+def without_unknown_box(motion: MotionConfig, start: Pose | None) -> MotionConfig:
+    """Return the limits without their workspace where nobody knows where in it the arm begins."""
+    if start is not None or not motion.has_workspace:
+        return motion
+    return dataclasses.replace(motion, workspace_min=motion.workspace_max)
 
 
 @dataclass
