@@ -1,0 +1,150 @@
+"""`openvla-ros replay`: policies judged on recorded episodes, before a robot moves."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import replace as changed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from openvla_ros.cli import replay_options as given
+from openvla_ros.cli.output import needs, print_json
+from openvla_ros.cli.replay_progress import replay_progress
+from openvla_ros.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from openvla_ros.data.topics import TopicConfig
+    from openvla_ros.evaluation.replay import ReplayOptions
+    from openvla_ros.evaluation.variants import Variant
+
+INCOMPLETE = 1  # exit code
+
+
+def replay(
+    sources: given.Sources,
+    checkpoint: given.Checkpoint = "",
+    out: given.Out = None,
+    topics: given.Topics = None,
+    camera: given.Camera = "",
+    rate_hz: given.RateHz = 0.0,
+    unnorm_key: given.UnnormKey = "",
+    adapter: given.Adapter = "",
+    quantization: given.Quantization = "none",
+    exactness: given.ExactnessLevel = "self",
+    device: given.Device = "auto",
+    dtype: given.Dtype = "auto",
+    compare: given.Compare = None,
+    max_episodes: given.MaxEpisodes = 0,
+    engine: given.EngineName = "local",
+    workers: given.Workers = 0,
+    ray_address: given.RayAddress = "",
+    no_probes: given.NoProbes = False,
+    no_bag: given.NoBag = False,
+    skip_broken: given.SkipBroken = False,
+    restart: given.Restart = False,
+    params_file: given.ParamsFile = None,
+    ground_truth: given.GroundTruth = False,
+    live: given.Live = False,
+    as_json: given.AsJson = False,
+) -> None:
+    """Judge policies on your own recordings; exit code 1 when a part had to be left out."""
+    with needs("replay"):
+        from openvla_ros.cli import replay_modes
+        from openvla_ros.config import NodeConfig
+        from openvla_ros.config.files import read_parameter_file
+        from openvla_ros.evaluation.replay import ReplayOptions
+        from openvla_ros.evaluation.variants import BASE, Variant, parse_comparison
+
+        parameters = read_parameter_file(params_file) if params_file else {}
+        options = ReplayOptions(
+            topics=_topics(topics),
+            camera=camera,
+            rate_hz=rate_hz,
+            max_episodes=max_episodes,
+            probes=not no_probes,
+            bag=not no_bag,
+            skip_broken=skip_broken,
+            node=NodeConfig.from_values(parameters),
+            restart=restart,
+            engine=engine,
+            workers=workers,
+            ray_address=ray_address,
+            command=shlex.join(["openvla-ros", *sys.argv[1:]]),
+        )
+    if ground_truth:
+        key = replay_modes.key_of(unnorm_key, checkpoint)
+        replay_modes.run_ground_truth(sources, options, key, out, as_json=as_json)
+        return
+    folder = _required(checkpoint, out)
+    base = Variant(
+        BASE,
+        checkpoint,
+        adapter=adapter,
+        quantization=quantization,
+        dtype=dtype,
+        exactness=exactness,
+        device=device,
+        unnorm_key=unnorm_key,
+    )
+    variants = [base, *(parse_comparison(text, base) for text in compare or ())]
+    if live:
+        replay_modes.require_one_bag(sources)
+    metrics = _evaluate(sources, variants, folder, options)
+    found = None
+    if live:
+        found = replay_modes.run_live(sources[0], base, folder, options.topics, parameters)
+    _show(metrics, found, folder, as_json=as_json)
+    if not metrics["complete"]:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _required(checkpoint: str, out: Path | None) -> Path:
+    if not checkpoint:
+        raise ConfigurationError("--checkpoint is missing: the policy that shall be evaluated.")
+    if out is None:
+        raise ConfigurationError("--out is missing: the folder that gets the results.")
+    return out
+
+
+def _evaluate(
+    sources: list[Path], variants: list[Variant], out: Path, options: ReplayOptions
+) -> dict[str, Any]:
+    """Return what metrics.json holds."""
+    from openvla_ros.evaluation.replay import replay as evaluate
+    from openvla_ros.evaluation.replay_folder import METRICS
+
+    with needs("replay"), replay_progress() as shown:
+        told = changed(options, on_loading=shown.loading, on_steps=shown.steps, tell=shown.tell)
+        evaluate(sources, variants, out, told)
+    return json.loads((out / METRICS).read_text(encoding="utf-8"))
+
+
+def _show(
+    metrics: dict[str, Any], live: dict[str, Any] | None, out: Path, *, as_json: bool
+) -> None:
+    from openvla_ros.cli import replay_tables
+    from openvla_ros.evaluation.replay_folder import REPORT
+
+    if as_json:
+        print_json({"out": out, "report": out / REPORT, "metrics": metrics, "live": live})
+        return
+    replay_tables.show_metrics(metrics)
+    if live is not None:
+        replay_tables.show_live(live)
+    console = Console()
+    if not metrics["complete"]:
+        left_out = len(metrics["problems"])
+        console.print(f"[bold red]Incomplete:[/] {left_out} left out, see the report.")
+    console.print(f"[bold]{escape(str(out / REPORT))}[/]", soft_wrap=True)
+
+
+def _topics(path: Path | None) -> TopicConfig:
+    from openvla_ros.data.topics import TopicConfig, read_topic_file
+
+    return read_topic_file(path) if path else TopicConfig()

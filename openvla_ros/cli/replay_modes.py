@@ -1,0 +1,152 @@
+"""What `openvla-ros replay` does besides: recorded actions without a policy, and the live node."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from openvla_ros.cli.output import needs, print_json
+from openvla_ros.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from openvla_ros.data.topics import TopicConfig
+    from openvla_ros.evaluation.replay import ReplayOptions
+    from openvla_ros.evaluation.variants import Variant
+
+
+def key_of(unnorm_key: str, checkpoint: str) -> str:
+    """Return the statistics key that was given, or the only one of the checkpoint.
+
+    Raises:
+        ConfigurationError: Neither is given.
+        CheckpointError, ActionStatsError: The checkpoint does not say it.
+    """
+    if unnorm_key:
+        return unnorm_key
+    if not checkpoint:
+        raise ConfigurationError(
+            "--ground-truth needs --unnorm-key or --checkpoint: what the numbers of the recorded "
+            "actions mean. `openvla-ros keys` lists the keys."
+        )
+    with needs("Reading the statistics of a checkpoint"):
+        from openvla_ros.model.action_stats import read_norm_stats, resolve_unnorm_key
+        from openvla_ros.model.checkpoint import resolve_checkpoint
+
+        return resolve_unnorm_key(read_norm_stats(resolve_checkpoint(checkpoint)), None)
+
+
+def run_ground_truth(
+    sources: Sequence[Path],
+    options: ReplayOptions,
+    unnorm_key: str,
+    out: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Send recorded actions through the motion stage, and show what becomes of them.
+
+    Args:
+        sources: Recordings.
+        options: How they are read, and the parameters of the node.
+        unnorm_key: What their actions mean.
+        out: Folder that gets ground_truth.json, or None.
+        as_json: Print JSON.
+
+    Raises:
+        OpenVLAError: A source cannot be read, or motion needs what nobody has said.
+    """
+    with needs("replay --ground-truth"):
+        from openvla_ros.action_specs import load_action_spec
+        from openvla_ros.cli.replay_tables import show_findings
+        from openvla_ros.control.motion import complete_spec
+        from openvla_ros.evaluation.ground_truth import replay_ground_truth
+        from openvla_ros.evaluation.replay import open_sources
+        from openvla_ros.evaluation.replay_folder import GROUND_TRUTH, plain, writing_file
+
+        node = options.node
+        jobs, problems = open_sources(list(sources), options)
+        spec = complete_spec(
+            load_action_spec(unnorm_key), node.action.overrides(), node.profile.expected()
+        )
+        episodes = (job.episode for job in jobs)
+        report = replay_ground_truth(episodes, spec, node.motion, node.gripper)
+    content = plain(report.to_dict() | {"problems": [str(problem) for problem in problems]})
+    if out is not None:
+        with writing_file(out / GROUND_TRUTH) as partial:
+            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(content)
+        return
+    console = Console()
+    console.print(
+        f"{len(jobs)} episodes, {report.steps} steps, {report.clipped_steps} of them clipped"
+    )
+    show_findings(report.findings)
+    for problem in problems:
+        console.print(f"left out: {problem}", markup=False, soft_wrap=True)
+
+
+def require_one_bag(sources: Sequence[Path]) -> None:
+    """Return when the sources are one bag, which can be played to a node.
+
+    Raises:
+        ConfigurationError: They are not.
+    """
+    from openvla_ros.data.sources import BAG, source_kind
+
+    if len(sources) != 1 or source_kind(sources[0]) != BAG:
+        raise ConfigurationError(
+            f"--live plays one rosbag2 to the node; {len(sources)} sources were given, or another "
+            "kind. Give one bag, or leave --live out."
+        )
+
+
+def run_live(
+    bag: Path,
+    variant: Variant,
+    out: Path,
+    topics: TopicConfig,
+    parameters: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Play a bag to the real node over DDS, after its offline replay; return what live.json holds.
+
+    Args:
+        bag: What was replayed.
+        variant: The policy; its offline records lie in `out`.
+        out: Folder of the offline replay.
+        topics: Which topic of the bag is what.
+        parameters: Of the node, beside those that load the policy.
+
+    Raises:
+        OpenVLAError: The node or the player fails.
+    """
+    from openvla_ros.evaluation.episode_record import read_record
+    from openvla_ros.evaluation.replay_folder import RECORDS
+
+    with needs("replay --live"):
+        from openvla_ros.ros.frame_sources import BagFrames
+        from openvla_ros.ros.live_replay import LiveOptions, run_live_replay
+
+        found = BagFrames(bag, topics.image, topics.instruction.topic)
+        live = LiveOptions(
+            bag=bag,
+            image_topic=found.image_topic,
+            instruction_topic="" if topics.instruction.text else found.instruction_topic,
+            instruction=topics.instruction.text,
+            parameters={**parameters, **_node_parameters(variant)},
+        )
+        records = [
+            read_record(path) for path in sorted((out / RECORDS / variant.name).glob("*.npz"))
+        ]
+        console = Console(stderr=True)
+        return run_live_replay(live, records, out, console.print).to_dict()
+
+
+def _node_parameters(variant: Variant) -> dict[str, Any]:
+    """Return the parameters of the node that load the policy of a variant."""
+    names = ("checkpoint", "adapter", "unnorm_key", "quantization", "exactness", "device", "dtype")
+    return {name: getattr(variant, name) for name in names}
