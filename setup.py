@@ -11,6 +11,7 @@ EXECUTABLES = {
     "openvla-ros": "openvla_ros.cli:main",
     "openvla_node": "openvla_ros.ros.node:main",
     "action_to_twist": "openvla_ros.ros.action_to_twist:main",
+    "bag_player": "openvla_ros.ros.bag_player:main",
     "camera_node": "openvla_ros.ros.camera:main",
     "mock_robot": "openvla_ros.ros.mock_robot:main",
     "monitor": "openvla_ros.ros.monitor:main",
