@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +99,12 @@ def recorded_tokens(episode: Episode) -> np.ndarray:
 
 
 def build_overfitted_checkpoint(
-    out: Path, episodes: Sequence[Episode], *, steps: int, seed: int = 0
+    out: Path,
+    episodes: Sequence[Episode],
+    *,
+    steps: int,
+    seed: int = 0,
+    statistics: Mapping[str, Any] = BRIDGE_STATISTICS,
 ) -> Training:
     """Fill `out` with a checkpoint that repeats the recorded actions of these frames.
 
@@ -107,19 +113,21 @@ def build_overfitted_checkpoint(
         episodes: What to learn.
         steps: Batches of `_BATCH` frames.
         seed: Of weights and order.
+        statistics: Statistics key -> entry that the checkpoint holds; "bridge_orig", by which it
+            learns, among them.
     """
     config = OpenVLAConfig(
         timm_model_ids=list(_TOWERS),
         vit_specs=_TOWERS,
         text_config=_TEXT,
-        norm_stats=BRIDGE_STATISTICS,
+        norm_stats=dict(statistics),
         architectures=["OpenVLAForActionPrediction"],
         dtype="bfloat16",
     )
     with new_folder(out) as folder:
         config.save_pretrained(folder)
         write_json(folder / PROCESSOR_FILE, settings_of(config))
-        write_json(folder / STATISTICS_FILE, BRIDGE_STATISTICS)
+        write_json(folder / STATISTICS_FILE, dict(statistics))
         copy_tokenizer(folder)
         processor = OpenVLAProcessor(
             ImageProcessor(settings_of(config)),
