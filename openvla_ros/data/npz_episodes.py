@@ -29,6 +29,7 @@ from openvla_ros.data.steps import (
 from openvla_ros.errors import ConfigurationError
 
 PATTERN, INDEX = "episode_*.npz", "index.json"
+_ARRAYS = ("action", "state", "instruction", "rate_hz", "unnorm_key", "stamps_ns")
 _PICTURES, _OFFSETS = "_jpeg", "_offsets"
 # What the zip and NumPy readers raise on a damaged file.
 _DAMAGE = (
@@ -145,7 +146,7 @@ class _Images:
 
 
 def _read_small_arrays(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Everything but the pictures, by name; and the names of the cameras."""
+    """What the format knows but the pictures, by name; and the names of the cameras."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             if not isinstance(stored, np.lib.npyio.NpzFile):
@@ -156,7 +157,8 @@ def _read_small_arrays(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
                 for name in names
                 if name.endswith(_PICTURES) and name.removesuffix(_PICTURES) + _OFFSETS in names
             )
-            arrays = {name: stored[name] for name in names if not name.endswith(_PICTURES)}
+            arrays = {name: stored[name] for name in names if name.endswith(_OFFSETS)}
+            arrays |= {name: stored[name] for name in _ARRAYS if name in names}
     except _DAMAGE as error:
         raise _damaged(path, error) from error
     return arrays, cameras

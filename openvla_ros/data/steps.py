@@ -23,7 +23,7 @@ def even_stamps(steps: np.ndarray | range, rate_hz: float) -> np.ndarray:
 def equal_runs(values: Sequence[object]) -> list[tuple[int, int]]:
     """Return first and last-plus-one of each run of equal neighbours: one task each."""
     starts = [i for i in range(len(values)) if i == 0 or values[i] != values[i - 1]]
-    return list(zip(starts, [*starts[1:], len(values)], strict=True))
+    return list(zip(starts, [*starts, len(values)][1:], strict=True))
 
 
 def require_finite(numbers: np.ndarray, what: str, where: str) -> np.ndarray:
