@@ -18,7 +18,15 @@ from openvla_ros.types import Finding
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 #: Level of a finding to the word before it, in the order of the list.
-LEVELS = {"problem": "✖ Problem", "warn": "▲ Warning", "ok": "✔ OK"}
+LEVELS = {"problem": "✖ Problem", "warn": "▲ Warning", "open": "– Not judged", "ok": "✔ OK"}
+#: A finding of level "ok" that begins so was not looked at, which is no reason to be calm.
+NOT_JUDGED = "cannot be judged"
+_COUNTED = {
+    "problem": ("problem", "problems"),
+    "warn": ("warning", "warnings"),
+    "open": ("thing that could not be judged", "things that could not be judged"),
+    "ok": ("thing that is well", "things that are well"),
+}
 
 _NUMBER = re.compile(r"(n/a|[+−-]?\d[\d,]*(\.\d+)?)(\s|$|%|°)")
 
@@ -82,12 +90,17 @@ def html_page(
 
 
 def findings_html(findings: Sequence[Finding]) -> Html:
-    """Return the findings as a list: problems, then warnings, then what is well."""
+    """Return the findings as a list: problems, warnings, what was not judged, what is well."""
     if not findings:
         return paragraph("Nothing was examined that could be found right or wrong.")
     order = list(LEVELS)
-    rows = sorted(findings, key=lambda finding: order.index(finding.level))
-    return Html(f'<ul class="findings">\n{"".join(map(_finding, rows))}</ul>')
+    rows = sorted(findings, key=lambda finding: order.index(_level(finding)))
+    found = [(level, sum(_level(row) == level for row in rows)) for level in order]
+    counts = [f"{n} {_COUNTED[level][n != 1]}" for level, n in found if n or level == "problem"]
+    return Html(
+        f"{paragraph(', '.join(counts).capitalize() + '.')}"
+        f'<ul class="findings">\n{"".join(map(_finding, rows))}</ul>'
+    )
 
 
 def table_html(
@@ -141,6 +154,16 @@ def figures_html(figures: Iterable[str]) -> Html:
     return Html(f'<div class="figures">\n{"".join(figures)}\n</div>')
 
 
+def side_by_side(parts: Iterable[str]) -> Html:
+    """Return tables in one row where the width allows."""
+    return Html(f'<div class="side">\n{"".join(f"<div>{part}</div>" for part in parts)}\n</div>')
+
+
+def kept_together(parts: Iterable[str]) -> Html:
+    """Return parts that a print does not tear apart."""
+    return Html(f'<div class="episode">\n{"".join(parts)}</div>\n')
+
+
 def paragraph(words: object, kind: str = "") -> Html:
     """Return one paragraph; `kind` "note" is small print."""
     return Html(f"<p{f' class={kind!r}' if kind else ''}>{text(words)}</p>\n")
@@ -153,7 +176,9 @@ def subheading(words: object) -> Html:
 
 def definitions_html(entries: Iterable[tuple[object, object]]) -> Html:
     """Return terms with what they mean."""
-    pairs = "".join(f"<dt>{text(term)}</dt><dd>{text(meaning)}</dd>\n" for term, meaning in entries)
+    pairs = "".join(
+        f"<div><dt>{text(term)}</dt><dd>{text(meaning)}</dd></div>\n" for term, meaning in entries
+    )
     return Html(f"<dl>\n{pairs}</dl>")
 
 
@@ -168,17 +193,26 @@ def notice(title: str, words: str, points: Sequence[str] = ()) -> Html:
 
 
 def verdict(words: object, level: str) -> Html:
-    """Return words in the colour of a level: "ok", "warn" or "problem"; "" is plain."""
+    """Return words in the colour of a level: "ok", "warn" or "problem"; "" is plain.
+
+    They stay on one line.
+    """
     assert level in ("", *LEVELS), level
     return Html(f'<span class="{level}">{text(words)}</span>') if level else text(words)
 
 
+def _level(finding: Finding) -> str:
+    is_open = finding.level == "ok" and finding.value.startswith(NOT_JUDGED)
+    return "open" if is_open else finding.level
+
+
 def _finding(finding: Finding) -> str:
+    level = _level(finding)
     value = f": {text(finding.value)}" if finding.value else ""
     section = f"{text(finding.section)} · " if finding.section else ""
     reason = f'<span class="reason">{text(finding.reason)}</span>' if finding.reason else ""
     return (
-        f'<li class="{finding.level}"><span class="level">{LEVELS[finding.level]}</span> '
+        f'<li class="{level}"><span class="level">{LEVELS[level]}</span> '
         f"{section}<strong>{text(finding.item)}</strong>{value}{reason}</li>\n"
     )
 

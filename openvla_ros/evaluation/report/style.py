@@ -45,11 +45,15 @@ nav ul { list-style: none; margin: 0.75rem 0 0; padding: 0; display: flex; flex-
 ul.findings { list-style: none; margin: 0.75rem 0; padding: 0; }
 ul.findings li { margin: 0 0 0.5rem; padding: 0.45rem 0.8rem; background: var(--card);
                  border-left: 5px solid var(--level); border-radius: 3px; }
-ul.findings .level { display: inline-block; min-width: 5.2rem; font-weight: 700;
+ul.findings .level { display: inline-block; min-width: 6.4rem; font-weight: 700;
                      color: var(--level); }
 ul.findings .reason { display: block; font-size: 0.93rem; }
+ul.findings li.ok, ul.findings li.open { padding: 0.15rem 0.8rem; margin-bottom: 0.25rem;
+                                         font-size: 0.93rem; }
+ul.findings li.ok .reason, ul.findings li.open .reason { display: inline; margin-left: 0.6rem; }
 .problem { --level: var(--problem); } .warn { --level: var(--warn); } .ok { --level: var(--ok); }
-span.problem, span.warn, span.ok { color: var(--level); font-weight: 600; }
+.open { --level: var(--faint); }
+span.problem, span.warn, span.ok { color: var(--level); font-weight: 600; white-space: nowrap; }
 
 .scroll { overflow-x: auto; margin: 0.75rem 0 1.25rem; }
 table { border-collapse: collapse; font-size: 0.93rem; font-variant-numeric: tabular-nums; }
@@ -57,15 +61,20 @@ caption { text-align: left; font-weight: 600; padding: 0 0 0.35rem; }
 th, td { padding: 0.3rem 0.7rem; border-bottom: 1px solid var(--line); text-align: left;
          vertical-align: top; overflow-wrap: normal; }
 thead th { border-bottom: 2px solid var(--faint); vertical-align: bottom; }
-tbody th { font-weight: 500; }
+tbody th { font-weight: 500; min-width: 5.5rem; }
 .number { text-align: right; }
 td.number { white-space: nowrap; }
-dl { margin: 0.75rem 0; max-width: 52rem; }
-dt { font-weight: 600; margin-top: 0.6rem; } dd { margin: 0 0 0 1rem; }
+.side { display: flex; flex-wrap: wrap; gap: 0 2.5rem; } .side > * { min-width: 0; }
+dl { margin: 0.75rem 0; columns: 2 24rem; column-gap: 2.5rem; font-size: 0.95rem; }
+dl div { break-inside: avoid; padding-bottom: 0.6rem; }
+dt { font-weight: 600; } dd { margin: 0; }
 
 figure { margin: 0; min-width: 0; break-inside: avoid; }
 figure svg, figure img { display: block; width: 100%; height: auto; }
 figcaption { margin-top: 0.2rem; }
+figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
+p.legend { display: flex; flex-wrap: wrap; gap: 0.1rem 1.2rem; max-width: none; font-size: 0.9rem; }
+p.legend svg { width: 44px; height: 10px; margin-right: 0.4rem; vertical-align: baseline; }
 .figures { display: grid; gap: 1rem 1.25rem; margin: 0.75rem 0 1.25rem;
            grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
 .cards { display: grid; gap: 1rem; margin: 0.75rem 0 1.25rem;
@@ -73,7 +82,9 @@ figcaption { margin-top: 0.2rem; }
 .card { border: 1px solid var(--line); border-radius: 6px; overflow: hidden; break-inside: avoid;
         background: var(--card); }
 .card figcaption { padding: 0.5rem 0.75rem 0.6rem; margin: 0; color: var(--ink); }
-.card table { font-size: 0.85rem; width: 100%; } .card th, .card td { padding: 0.15rem 0.35rem; }
+.card img { aspect-ratio: 4 / 3; object-fit: contain; background: var(--line); }
+.card .scroll { margin: 0.4rem 0 0; } .card tbody th { min-width: 0; }
+.card table { font-size: 0.85rem; width: 100%; } .card th, .card td { padding: 0.1rem 0.3rem; }
 
 @media (max-width: 600px) {
   body { padding: 0.5rem 0.75rem 3rem; font-size: 15px; }
@@ -83,7 +94,11 @@ figcaption { margin-top: 0.2rem; }
 @media print {
   body { font-size: 10pt; max-width: none; padding: 0; }
   nav { display: none; }
-  h2, h3, caption { break-after: avoid; }
+  h2, h3, caption, .legend, thead, thead + tbody > tr:first-child { break-after: avoid; }
+  h2 { margin-top: 1.2rem; } h3 { margin-top: 1rem; }
+  .episode { break-inside: avoid; }
+  .note, figcaption, ul.findings .reason { font-size: 8.5pt; }
+  dl { font-size: 9pt; }
   tr, li, .card, .notice { break-inside: avoid; }
   thead { display: table-header-group; }
   .scroll { overflow: visible; }
@@ -93,5 +108,6 @@ figcaption { margin-top: 0.2rem; }
   ul.findings li { border-top: 1px solid var(--line); border-radius: 0; }
   .figures { grid-template-columns: repeat(3, 1fr); gap: 0.5rem; }
   .cards { grid-template-columns: repeat(3, 1fr); gap: 0.5rem; }
+  .card table { font-size: 7.5pt; }
 }
 """
