@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from synthetic_records import (
 
 from openvla_ros.action_specs import load_action_spec
 from openvla_ros.errors import ActionStatsError, ConfigurationError
+from openvla_ros.evaluation.comparison import METRICS, VERDICTS, compare_variants
 from openvla_ros.evaluation.episode_record import EpisodeRecord
 from openvla_ros.evaluation.metrics import VariantMetrics, summarize
 from openvla_ros.model.action_stats import ActionStats, parse_action_stats
@@ -288,6 +290,23 @@ def test_actions_of_another_length_are_refused() -> None:
 def test_without_records_there_is_nothing_to_judge() -> None:
     with pytest.raises(ConfigurationError, match="no replayed episode"):
         judged([])
+
+
+def test_the_page_about_the_figures_names_every_one_of_them() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "replay_metrics.md").read_text(encoding="utf-8")
+    row = compare_variants({"a": perfect_records(), "b": perfect_records()}, SPEC, STATS, TOKENIZER)
+    content = {"variant": judged(perfect_records()).to_dict(), "row": row[0].to_dict()}
+    for path in [*names(content), *METRICS, *VERDICTS]:
+        assert f"`{path}`" in page or f".{path}`" in page, path
+
+
+def names(content: object) -> set[str]:
+    """Every key in nested dicts and lists."""
+    if isinstance(content, list):
+        return set().union(*map(names, content))
+    if not isinstance(content, dict):
+        return set()
+    return set(content).union(*map(names, content.values())) - {"variant", "row"}
 
 
 def test_latency_percentiles_are_of_all_answers() -> None:
