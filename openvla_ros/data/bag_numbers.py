@@ -70,7 +70,7 @@ def action_reader(message_type: str, source: ActionSource) -> Reader:
         return _pose
     if message_type == ANSWER:
         return _first_row
-    return _array_reader(source.columns)
+    return _array_reader(source.columns, at_least=6 if source.differences else 1)
 
 
 def gripper_reader(message_type: str, source: GripperSource) -> Reader:
@@ -126,23 +126,24 @@ def action_period(message: Any) -> Numbers | None:
 
 
 def _require_declared(message_type: str, source: ActionSource) -> None:
-    is_difference = message_type == POSE or (message_type == ARRAY and source.differences)
-    allowed: tuple[str, ...] = ("",)
+    is_array = message_type == ARRAY
+    _require("action.columns", bool(source.columns), None, message_type, is_array)
+    _require("action.differences", source.differences, None, message_type, is_array)
+    allowed: tuple[str, ...] = ()
     if message_type == TWIST:
         allowed = TWIST_ROTATIONS
     elif message_type == POSE:
         allowed = DIFFERENCE_ROTATIONS
-    elif is_difference:
-        allowed = ("euler_difference",)
-    if source.rotation not in allowed:
-        choices = " or ".join(word or '""' for word in allowed)
+    elif source.differences:
+        allowed = DIFFERENCE_ROTATIONS[:1]  # of roll, pitch, yaw nothing else can be taken
+    if not allowed:
+        _require("action.rotation", bool(source.rotation), False, message_type)
+    elif source.rotation not in allowed:
         said = repr(source.rotation) if source.rotation else "not given"
         raise ConfigurationError(
-            f"action.rotation is {said}, and {source.topic} is a {message_type}: say what its "
-            f"rotation is: {choices}. Nobody can tell from the numbers."
+            f"action.rotation is {said}, and the topic is a {message_type}: write which rotation "
+            f"it holds, {' or '.join(allowed)}. Nobody can tell from the numbers."
         )
-    _require("action.columns", bool(source.columns), None, message_type, message_type == ARRAY)
-    _require("action.differences", source.differences, None, message_type, message_type == ARRAY)
 
 
 def _require(
@@ -169,14 +170,15 @@ def _pose(message: Any) -> Numbers:
     return _vector(message.pose.position) + quaternion
 
 
-def _array_reader(columns: tuple[int, ...]) -> Reader:
+def _array_reader(columns: tuple[int, ...], at_least: int = 1) -> Reader:
     def read(message: Any) -> Numbers:
         data = np.asarray(message.data, np.float64).ravel()
         if columns and max(columns) >= len(data):
             raise ValueError(f"it has {len(data)} numbers, so there is no column {max(columns)}")
-        if not len(data):
-            raise ValueError("it has no numbers")
-        return tuple(data[list(columns)].tolist() if columns else data.tolist())
+        taken = data[list(columns)] if columns else data
+        if len(taken) < at_least:
+            raise ValueError(f"it gives {len(taken)} numbers, and {at_least} are needed")
+        return tuple(taken.tolist())
 
     return read
 
