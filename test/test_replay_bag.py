@@ -27,10 +27,12 @@ from openvla_ros.evaluation.replay_bag import (
     RECORDED_TOPIC,
     TWIST_TOPIC,
     write_replay_bag,
+    write_replay_bags,
 )
 from openvla_ros.evaluation.replay_messages import TEXT, TWIST, ReplayMessages
 
 MOTION = MotionConfig(base_frame="wx250s/base_link", twist_mode="exact")
+GRIPPER = GripperConfig()
 TOKENIZER = ActionTokenizer()
 LATENCY_MS = 250.0
 
@@ -89,14 +91,26 @@ def twist_of(message) -> list[float]:
     return [value for part in parts for value in (part.x, part.y, part.z)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def episode() -> Episode:
     return episode_of(octo_actions()[3])
 
 
-def test_answers_equal_the_record_in_every_step(episode: Episode, tmp_path: Path) -> None:
-    record = record_of(episode)
-    rows = write(tmp_path / "bag", (episode, record), speed_scale=0.5)[ACTION_TOPIC]
+@pytest.fixture(scope="module")
+def bag(episode: Episode, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One episode that is from no bag, with the defaults."""
+    path = tmp_path_factory.mktemp("written") / "bag"
+    write_replay_bag(path, [episode], [record_of(episode)], SPEC, MOTION, GRIPPER)
+    return path
+
+
+@pytest.fixture(scope="module")
+def topics(bag: Path) -> dict[str, list[tuple[int, object]]]:
+    return read(bag)
+
+
+def test_answers_equal_the_record_in_every_step(episode: Episode, topics) -> None:
+    record, rows = record_of(episode), topics[ACTION_TOPIC]
     assert len(rows) == len(record)
     for step, (time_ns, message) in enumerate(rows):
         assert time_ns == stamp_of(message) == episode.stamps_ns[step]
@@ -104,8 +118,9 @@ def test_answers_equal_the_record_in_every_step(episode: Episode, tmp_path: Path
         np.testing.assert_array_equal(message.normalized, record.normalized[step])
         np.testing.assert_array_equal(message.token_ids, record.token_ids[step])
         delta = message.delta_position
-        scaled = record.predicted[step, :3] * 0.5
-        np.testing.assert_allclose([delta.x, delta.y, delta.z], scaled, atol=1e-12)
+        np.testing.assert_allclose(
+            [delta.x, delta.y, delta.z], record.predicted[step, :3], atol=1e-12
+        )
         assert message.header.frame_id == "wx250s/base_link"
         assert (message.sequence, message.passes, message.chunk_steps) == (step + 1, 7, 1)
         assert message.instruction == "put spoon on towel"
@@ -117,10 +132,9 @@ def test_answers_equal_the_record_in_every_step(episode: Episode, tmp_path: Path
 
 
 def test_twists_are_those_of_the_motion_stage_on_the_time_of_the_bag(
-    episode: Episode, tmp_path: Path
+    episode: Episode, topics
 ) -> None:
-    record = record_of(episode)
-    rows = write(tmp_path / "bag", (episode, record))[TWIST_TOPIC]
+    record, rows = record_of(episode), topics[TWIST_TOPIC]
     full = dataclasses.replace(MOTION, speed_scale=1.0)
     expected = stream_actions(record.predicted, SPEC, full, GripperConfig())
     np.testing.assert_array_equal([twist_of(message) for _, message in rows], expected.twists)
@@ -143,19 +157,20 @@ def test_recorded_actions_are_velocities_of_their_own_steps(
     np.testing.assert_allclose([twist_of(message) for _, message in rows], expected)
 
 
-@pytest.mark.parametrize("image_format", ["png", "raw"])
-def test_images_come_back_to_the_last_bit(
-    episode: Episode, tmp_path: Path, image_format: str
-) -> None:
-    topics = write(tmp_path / "bag", (episode, record_of(episode)), image_format=image_format)
-    [name] = {"/image", "/image/compressed"} & set(topics)
-    decode = image_to_rgb if image_format == "raw" else compressed_to_rgb
-    for (time_ns, message), image, stamp in zip(
-        topics[name], episode.open_images(), episode.stamps_ns, strict=True
-    ):
-        assert time_ns == stamp_of(message) == stamp
-        np.testing.assert_array_equal(decode(message), image)
+def test_images_come_back_to_the_last_bit(episode: Episode, topics) -> None:
+    rows = topics["/image/compressed"]
+    for row, image, stamp in zip(rows, episode.open_images(), episode.stamps_ns, strict=True):
+        time_ns, message = row
+        assert time_ns == stamp_of(message) == stamp and message.format == "png"
+        np.testing.assert_array_equal(compressed_to_rgb(message), image)
     assert [message.data for _, message in topics[INSTRUCTION_TOPIC]] == ["put spoon on towel"]
+
+
+def test_raw_images_come_back_to_the_last_bit(episode: Episode, tmp_path: Path) -> None:
+    topics = write(tmp_path / "bag", (episode, record_of(episode)), image_format="raw")
+    assert "/image/compressed" not in topics
+    for (_, message), image in zip(topics["/image"], episode.open_images(), strict=True):
+        np.testing.assert_array_equal(image_to_rgb(message), image)
 
 
 def test_an_unknown_image_format_is_refused(episode: Episode, tmp_path: Path) -> None:
@@ -163,11 +178,14 @@ def test_an_unknown_image_format_is_refused(episode: Episode, tmp_path: Path) ->
         write(tmp_path / "bag", (episode, record_of(episode)), image_format="webp")
 
 
-def test_without_the_recorded_data_only_the_answers_remain(
+def test_without_the_recorded_data_only_the_answers_remain_here_at_half_speed(
     episode: Episode, tmp_path: Path
 ) -> None:
-    topics = write(tmp_path / "bag", (episode, record_of(episode)), copy_recorded=False)
+    record = record_of(episode)
+    topics = write(tmp_path / "bag", (episode, record), copy_recorded=False, speed_scale=0.5)
     assert set(topics) == {ACTION_TOPIC, RECORDED_TOPIC, TWIST_TOPIC}
+    moved = [message.delta_position.z for _, message in topics[ACTION_TOPIC]]
+    np.testing.assert_allclose(moved, record.predicted[:, 2] / 2, atol=1e-12)
 
 
 def test_refused_answers_say_why(episode: Episode, tmp_path: Path) -> None:
@@ -236,12 +254,11 @@ def test_a_full_disk_leaves_nothing(
     assert len(written) == 20 and list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_bag_is_not_overwritten(episode: Episode, tmp_path: Path) -> None:
-    write(tmp_path / "bag", (episode, record_of(episode)))
-    before = (tmp_path / "bag" / "bag.mcap").read_bytes()
+def test_an_existing_bag_is_not_overwritten(episode: Episode, bag: Path) -> None:
+    before = (bag / "bag.mcap").read_bytes()
     with pytest.raises(ConfigurationError, match="exists already"):
-        write(tmp_path / "bag", (episode, record_of(episode)))
-    assert (tmp_path / "bag" / "bag.mcap").read_bytes() == before
+        write(bag, (episode, record_of(episode)))
+    assert (bag / "bag.mcap").read_bytes() == before
 
 
 def test_images_are_read_one_at_a_time(episode: Episode, tmp_path: Path) -> None:
@@ -334,18 +351,17 @@ def test_twists_end_where_the_next_episode_of_the_bag_begins(source: Path, tmp_p
 
 
 def test_offered_qos_is_copied_and_the_instruction_is_latched(
-    episode: Episode, tmp_path: Path
+    episode: Episode, bag: Path, tmp_path: Path
 ) -> None:
     from rosbags.interfaces import QosDurability
 
-    write(tmp_path / "bag", (episode, record_of(episode)))
-    again = dataclasses.replace(episode, source=str(tmp_path / "bag"))
-    write(tmp_path / "again", (again, record_of(again)))
-    for name in ("bag", "again"):
-        with open_bag(tmp_path / name) as reader:
+    again = dataclasses.replace(episode, source=str(bag))
+    write_replay_bag(tmp_path / "again", [again], [record_of(again)], SPEC, MOTION, GRIPPER)
+    for path in (bag, tmp_path / "again"):
+        with open_bag(path) as reader:
             [latched] = [c for c in reader.connections if c.topic == INSTRUCTION_TOPIC]
             [profile] = latched.ext.offered_qos_profiles
-            assert profile.durability == QosDurability.TRANSIENT_LOCAL, name
+            assert profile.durability == QosDurability.TRANSIENT_LOCAL, path
 
 
 def test_a_bag_that_begins_before_the_last_one_ended_is_refused(
@@ -356,6 +372,35 @@ def test_a_bag_that_begins_before_the_last_one_ended_is_refused(
     with pytest.raises(ConfigurationError, match="Write a bag for each"):
         write(tmp_path / "bag", (first, record_of(first)), (second, record_of(second)))
     assert not (tmp_path / "bag").exists()
+
+
+def test_several_sources_of_the_same_time_become_a_bag_each(source: Path, tmp_path: Path) -> None:
+    file = next(source.glob("*.mcap"))
+    episodes = [*bag_episodes(source, 0, 10), *bag_episodes(file, 5)]
+    records = [record_of(episode) for episode in episodes]
+    bags = write_replay_bags(tmp_path / "bags", episodes, iter(records), SPEC, MOTION, GRIPPER)
+    assert bags == [tmp_path / "bags" / name for name in ("0000_source", "0001_source")]
+    first, second = map(read, bags)
+    assert len(first[ACTION_TOPIC]) == 20 and len(second[ACTION_TOPIC]) == 10
+    assert stamp_of(second[ACTION_TOPIC][0][1]) == episodes[2].stamps_ns[0]
+    assert len(first[CAMERA]) == len(second[CAMERA]) == 20
+
+
+def test_one_source_is_one_bag(source: Path, tmp_path: Path) -> None:
+    [episode] = bag_episodes(source, 0)
+    path = tmp_path / "bag"
+    records = [record_of(episode)]
+    assert write_replay_bags(path, [episode], records, SPEC, MOTION, GRIPPER) == [path]
+    assert (path / "metadata.yaml").is_file()
+
+
+def test_several_bags_are_written_all_or_none(source: Path, tmp_path: Path) -> None:
+    [one], [two] = bag_episodes(source, 0), bag_episodes(next(source.glob("*.mcap")), 0)
+    with pytest.raises(ConfigurationError, match="does not belong"):
+        write_replay_bags(
+            tmp_path / "bags", [one, two], [record_of(one)] * 2, SPEC, MOTION, GRIPPER
+        )
+    assert [entry.name for entry in tmp_path.iterdir()] == ["source"]
 
 
 def test_a_damaged_source_leaves_nothing(source: Path, tmp_path: Path) -> None:
@@ -373,7 +418,7 @@ def test_a_damaged_source_leaves_nothing(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.ros
-def test_ros_reads_every_message_of_ours(episode: Episode, tmp_path: Path) -> None:
+def test_ros_reads_every_message_of_ours(bag: Path) -> None:
     from geometry_msgs.msg import TwistStamped
     from openvla_ros.msg import VLAAction
     from rclpy.serialization import deserialize_message, serialize_message
@@ -387,9 +432,8 @@ def test_ros_reads_every_message_of_ours(episode: Episode, tmp_path: Path) -> No
         "/image/compressed": CompressedImage,
         INSTRUCTION_TOPIC: String,
     }
-    write(tmp_path / "bag", (episode, record_of(episode)))
     store, read_topics = ReplayMessages().typestore, set()
-    with open_bag(tmp_path / "bag") as reader:
+    with open_bag(bag) as reader:
         for connection, _, raw in reader.messages():
             message = deserialize_message(bytes(raw), classes[connection.topic])
             # Once more through rosbags: ROS leaves what it likes between the fields.

@@ -78,7 +78,7 @@ def replay_ground_truth(
 def _replayed(
     episode: Episode, spec: ActionSpec, motion: MotionConfig, gripper: GripperConfig
 ) -> EpisodeMotion:
-    states = [] if episode.states is None else episode.states
+    states = () if episode.states is None else tuple(episode.states)
     measured = [pose_of_state(state, motion) for state in states]
     start = measured[0] if measured else None
     has_unchecked_box = motion.has_workspace and start is None

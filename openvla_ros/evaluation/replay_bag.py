@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice, takewhile, zip_longest
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -70,6 +71,51 @@ class _Planned:
     gripper_is_open: tuple[bool | None, ...]
     times_s: np.ndarray  # (N,) since the first image
     twists: np.ndarray  # (N, 6)
+
+
+def write_replay_bags(
+    path: Path,
+    episodes: Sequence[Episode],
+    records: Iterable[EpisodeRecord],
+    spec: ActionSpec,
+    motion: MotionConfig,
+    gripper: GripperConfig,
+    **options: Any,
+) -> list[Path]:
+    """Write one bag at `path` for episodes of one source, else a folder with a bag for each.
+
+    Recordings of several days, or of one synthetic clock, do not fit into one bag: the stamps in
+    their messages would have to be changed. All are written, or none.
+
+    Args:
+        path: Folder to create.
+        episodes: Of one source after the other.
+        records: The answers to them, in the same order.
+        spec: See `write_replay_bag`; the others and the errors too.
+        motion: See there.
+        gripper: See there.
+        **options: Its keyword arguments.
+
+    Returns:
+        The bags: `path`, or "0000_<name of the source>" ... in it.
+    """
+    groups = [list(group) for _, group in groupby(episodes, lambda episode: episode.source)]
+    if len(groups) == 1:
+        write_replay_bag(path, episodes, records, spec, motion, gripper, **options)
+        return [path]
+    if path.exists():
+        raise ConfigurationError(f"{path} exists already. Choose another folder for the bags.")
+    names = [f"{i:04d}_{Path(group[0].source).stem}" for i, group in enumerate(groups)]
+    following = iter(records)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as partial:
+        whole = Path(partial) / path.name
+        whole.mkdir()
+        for name, group in zip(names, groups, strict=True):
+            own = islice(following, len(group))
+            write_replay_bag(whole / name, group, own, spec, motion, gripper, **options)
+        whole.rename(path)
+    return [path / name for name in names]
 
 
 def write_replay_bag(
@@ -176,7 +222,7 @@ class _ReplayBag:
             if count == 0 and row[0] < self._writer.last_ns:
                 raise ConfigurationError(
                     f"{reader.path} begins before the source before it has ended, so both do not "
-                    "fit into one bag. Write a bag for each of them."
+                    "fit into one bag. Write a bag for each of them (`write_replay_bags`)."
                 )
             yield row
 
