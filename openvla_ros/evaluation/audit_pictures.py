@@ -109,17 +109,19 @@ def look_at(images: Iterable[np.ndarray]) -> PictureFacts:
     pixels = saturated = warm = 0
     last = b""
     for image in images:
-        digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
+        digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
         repeated.append(digest == last)
         last = digest
         sizes[(image.shape[1], image.shape[0])] += 1
-        sample = _sampled(image)
-        total += sample.sum(0)
-        squares += (sample.astype(np.int64) ** 2).sum(0)
-        pixels += len(sample)
-        is_saturated = np.ptp(sample, axis=1) > SATURATED
+        red, green, blue = channels = _sampled(image)
+        total += channels.sum(axis=1)
+        squares += np.einsum("cn,cn->c", channels, channels)
+        pixels += channels.shape[1]
+        high = np.maximum(np.maximum(red, green), blue)
+        low = np.minimum(np.minimum(red, green), blue)
+        is_saturated = high - low > SATURATED
         saturated += int(is_saturated.sum())
-        warm += int((sample[is_saturated, 0] > sample[is_saturated, 2]).sum())
+        warm += int((is_saturated & (red > blue)).sum())
     mean = total / max(1, pixels)
     return PictureFacts(
         is_repeated=np.array(repeated, bool),
@@ -133,9 +135,10 @@ def look_at(images: Iterable[np.ndarray]) -> PictureFacts:
 
 
 def _sampled(image: np.ndarray) -> np.ndarray:
-    """(N, 3) uint8: pixels on a regular grid."""
+    """(3, N) float64 R, G, B of pixels on a regular grid."""
     strides = [max(1, -(-side // SAMPLED_PIXELS)) for side in image.shape[:2]]
-    return image[:: strides[0], :: strides[1]].reshape(-1, 3)
+    grid = image[:: strides[0], :: strides[1]]
+    return np.ascontiguousarray(grid.reshape(-1, 3).T, dtype=np.float64)
 
 
 def measure_colours(facts: Sequence[PictureFacts]) -> Colours | None:

@@ -109,8 +109,12 @@ def nearest_factor(value: float, candidates: Mapping[float, str]) -> tuple[float
 def factor_text(value: float, candidates: Mapping[float, str]) -> str:
     """Return a factor in words: "×5.1 (about 5)", "×0.001 (about 1/1000: m instead of mm)"."""
     factor, meaning = nearest_factor(value, candidates)
-    number = f"{factor:.3g}" if factor >= 1 else f"1/{1 / factor:.3g}"
-    return f"×{value:.3g} (about {number}{': ' + meaning if meaning else ''})"
+    number = _number(factor) if factor >= 1 else f"1/{_number(1 / factor)}"
+    return f"×{_number(value)} (about {number}{': ' + meaning if meaning else ''})"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def judge_scale(scale: Scale, steps: int) -> list[Finding]:

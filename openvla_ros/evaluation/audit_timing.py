@@ -20,7 +20,7 @@ SECTION = "Timing"
 ADVISED_HZ = (5.0, 10.0)
 RATE_TOLERANCE = 0.1  # of the rate: a step that is a tenth longer is a tenth larger
 JITTER_TOLERANCE = 0.25  # of a period: beyond, the step and the image are not of one instant
-DROPPED_PERIODS = 1.5  # a period this many times the median has swallowed a step
+DROPPED_PERIODS = 1.75  # of the median: a lost step makes 2, and jitter seldom so much
 DROPPED_TOLERANCE = 0.01  # share of the ticks
 
 

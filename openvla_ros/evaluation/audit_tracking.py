@@ -309,13 +309,13 @@ def _best_axes(x: np.ndarray, y: np.ndarray) -> tuple[str, str, str]:
     """The naming of the state's axes, with signs, under which the actions fit best."""
     correlations = np.nan_to_num(_correlations(x, y))
     straight = float(np.trace(correlations))
-    best, names = straight + BETTER_AXES, AXES[:3]
+    best, names = straight + BETTER_AXES, list(AXES[:3])
     for order in itertools.permutations(range(3)):
         for signs in itertools.product((1, -1), repeat=3):
             fit = sum(signs[i] * correlations[i, order[i]] for i in range(3))
             if fit > best:
                 best = fit
-                names = tuple(f"{'-' if signs[i] < 0 else ''}{AXES[order[i]]}" for i in range(3))
+                names = [f"{'-' if signs[i] < 0 else ''}{AXES[order[i]]}" for i in range(3)]
     return names[0], names[1], names[2]
 
 

@@ -1,0 +1,61 @@
+"""Steps without an action, and the table of episodes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from audit_faults import make_episode
+
+from openvla_ros.action_specs import load_action_spec
+from openvla_ros.evaluation.audit_pictures import look_at
+from openvla_ros.evaluation.audit_recording import Recording, episode_rows, judge_recording
+from openvla_ros.types import ActionSpec
+
+SPEC = load_action_spec("bridge_orig")
+
+
+def recording(actions: np.ndarray, spec: ActionSpec = SPEC) -> Recording:
+    episode = make_episode("a", actions, np.zeros((len(actions), 4, 4, 3), np.uint8))
+    return Recording([episode], [look_at(episode.open_images())], spec)
+
+
+def levels(actions: np.ndarray) -> dict[str, str]:
+    return {f.item: f.level for f in judge_recording(recording(actions)) if f.level != "ok"}
+
+
+def test_whole_recording_is_well() -> None:
+    assert levels(np.ones((4, 7))) == {}
+
+
+def test_missing_actions_are_a_note_and_none_at_all_a_problem() -> None:
+    actions = np.ones((4, 7))
+    actions[1] = np.nan
+    assert levels(actions) == {"steps without action": "warn"}
+    assert levels(np.full((4, 7), np.nan)) == {"steps without action": "problem"}
+
+
+@pytest.mark.parametrize("damage", [np.nan, np.inf])
+def test_half_a_row_is_damage(damage: float) -> None:
+    actions = np.ones((4, 7))
+    actions[2, 3] = damage
+    assert levels(actions) == {"damaged actions": "problem"}
+
+
+def test_rows_count_pauses_events_and_repeats() -> None:
+    actions = np.zeros((5, 7))
+    actions[:2, 0] = 0.01
+    actions[:, 6] = [1, 1, 1, 0, 0]
+    (row,) = episode_rows(recording(actions))
+    assert (row.steps, row.idle_share, row.longest_pause_s) == (5, 0.4, 0.2)
+    assert (row.gripper_events, row.repeated_frames, row.steps_without_action) == (1, 4, 0)
+
+
+def test_rows_leave_open_what_the_spec_does_not_say() -> None:
+    (row,) = episode_rows(recording(np.zeros((5, 7)), ActionSpec("")))
+    assert row.idle_share is row.longest_pause_s is row.gripper_events is None
+
+
+def test_arm_moves_after_its_action() -> None:
+    actions = np.zeros((4, 7))
+    actions[1, 0] = 0.01
+    np.testing.assert_array_equal(recording(actions).moving(0), [False, False, True, False])
