@@ -112,3 +112,13 @@ def test_it_says_that_it_is_no_checkpoint_and_wants_an_instruction() -> None:
     policy.self_test()
     with pytest.raises(InstructionError, match="empty"):
         policy.predict(seen(START_NS, instruction=""))
+
+
+def test_the_replay_of_a_model_finds_no_error_in_the_recording_itself() -> None:
+    from openvla_ros.evaluation.episode_answers import answer_episode
+
+    episode = episode_of(octo_actions()[2])
+    record = answer_episode(RecordedPolicy([episode], SPEC, STATS, TOKENIZER), episode, STATS)
+    np.testing.assert_array_equal(record.predicted, record.recorded)
+    np.testing.assert_array_equal(record.stamps_ns, episode.stamps_ns)
+    assert record.is_valid.all()
