@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +26,15 @@ V2_VIDEO = f"videos/chunk-000/{formats.CAMERA}/episode_000001.mp4"
 CODEC_LEVELS = 2.0
 
 
+@pytest.fixture(scope="module")
+def whole_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return formats.write_lerobot(tmp_path_factory.mktemp("whole") / "dataset", RECS)
+
+
 @pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    """Two episodes in format v2.1."""
-    return formats.write_lerobot(tmp_path / "dataset", RECS)
+def dataset(whole_dataset: Path, tmp_path: Path) -> Path:
+    """Two episodes in format v2.1, for this test to break."""
+    return Path(shutil.copytree(whole_dataset, tmp_path / "dataset"))
 
 
 def change_info(folder: Path, change: Callable[[dict], object]) -> None:
@@ -213,6 +219,14 @@ def test_a_damaged_picture_names_its_step(dataset: Path) -> None:
 def test_a_missing_file_is_named(dataset: Path, name: str) -> None:
     (dataset / name).unlink()
     with pytest.raises(ConfigurationError, match=name.rpartition("/")[2]):
+        lerobot_episodes(dataset)
+
+
+@pytest.mark.parametrize("text", ['{"task_index": 0}', '{"task_index": "0", "task": "a"}', "[]"])
+def test_a_malformed_list_of_tasks_is_named(dataset: Path, text: str) -> None:
+    """A task without a text ended in a KeyError."""
+    (dataset / "meta/tasks.jsonl").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"tasks\.jsonl"):
         lerobot_episodes(dataset)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +135,25 @@ def test_pictures_of_several_sizes_are_refused(tmp_path: Path) -> None:
 def test_objects_in_an_archive_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"not a readable \.npz"):
         npz_episodes(write(tmp_path / "a.npz", state=np.array([{"a": 1}], object)))
+
+
+def test_a_member_without_an_array_header_is_refused(tmp_path: Path) -> None:
+    """NumPy gives the bytes of such a member as they are; that ended in an AttributeError."""
+    path = write(tmp_path / "a.npz", image_primary_offsets=None)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("image_primary_offsets.npy", b"no header")
+    with pytest.raises(ConfigurationError, match="image_primary_offsets is no array"):
+        npz_episodes(path)
+
+
+def test_what_the_document_shows_is_what_is_read(tmp_path: Path, monkeypatch) -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs/data_formats.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    (episode,) = npz_episodes(tmp_path)
+    assert (len(episode), episode.rate_hz) == (20, 5)
+    assert next(episode.open_images()).shape == (240, 320, 3)
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def read_tasks(info: DatasetInfo) -> dict[int, str]:
     """
     if info.version != "v3.0":
         rows = _json_lines(info.folder / _TASKS_V2)
-        return {_integer(row, "task_index", line): str(row["task"]) for line, row in rows}
+        return {_integer(row, "task_index", line): _text(row, "task", line) for line, row in rows}
     path = info.folder / _TASKS_V3
     # The text is the index of the data frame that was written, with or without a name.
     texts = [name for name in parquet.column_names(path) if name != "task_index"]
@@ -227,4 +227,11 @@ def _integer(row: Mapping[str, Any], name: str, line: str) -> int:
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigurationError(f"{line}: {name} is {value!r}; it must be an integer.")
+    return value
+
+
+def _text(row: Mapping[str, Any], name: str, line: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{line}: {name} is {value!r}; it must be a text.")
     return value

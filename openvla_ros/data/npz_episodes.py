@@ -159,6 +159,10 @@ def _read_small_arrays(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
             )
             arrays = {name: stored[name] for name in names if name.endswith(_OFFSETS)}
             arrays |= {name: stored[name] for name in _ARRAYS if name in names}
+            # What does not begin like an array comes back as bytes.
+            strange = [name for name, array in arrays.items() if isinstance(array, bytes)]
+            if strange:
+                raise ValueError(f"{strange[0]} is no array")
     except _DAMAGE as error:
         raise _damaged(path, error) from error
     return arrays, cameras

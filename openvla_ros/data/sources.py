@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from openvla_ros.data import lerobot_meta, npz_episodes, rlds
+from openvla_ros.data.bag_episodes import bag_episodes
 from openvla_ros.data.episode import Episode
 from openvla_ros.data.lerobot import lerobot_episodes
 from openvla_ros.data.topics import TopicConfig
@@ -49,8 +50,6 @@ def open_episodes(
     kind = source_kind(source)
     if kind == BAG:
         _refuse_options(source, kind, camera=camera, rate_hz=rate_hz, pose_key=pose_key)
-        from openvla_ros.data.bag_episodes import bag_episodes
-
         return bag_episodes(source, topics or TopicConfig())
     if kind == LEROBOT:
         episodes = lerobot_episodes(
