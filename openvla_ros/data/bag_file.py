@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from openvla_ros.data.unpacked_bag import import_zstd, unpacked
 from openvla_ros.errors import ConfigurationError, DependencyError
 from openvla_ros.messages import compressed_to_rgb, image_to_rgb
 
@@ -113,10 +114,11 @@ class BagReader:
                 return
             except _damage() as error:
                 raise _unreadable(self.path, error) from error
-            if not 0 <= row[1] < LATEST_NS:
+            _, bag_ns, raw = row  # of SQLite they have whatever type was stored
+            if not (isinstance(bag_ns, int) and 0 <= bag_ns < LATEST_NS and isinstance(raw, bytes)):
                 raise ConfigurationError(
                     f"{self.path} is damaged: a message on {row[0].topic} has the bag time "
-                    f"{row[1]} ns, which no clock shows."
+                    f"{str(bag_ns)[:MAX_QUOTED]} ns, which no clock shows, or is no message at all."
                 )
             yield row
 
@@ -148,22 +150,27 @@ def open_bag(path: Path) -> Iterator[BagReader]:
     _import_rosbag2()
     if not path.exists():
         raise ConfigurationError(f"There is no bag at {path}.")
-    reader = _opened(path)
+    try:
+        held = unpacked(path)
+    except _damage() as error:
+        raise _unreadable(path, error) from error
+    reader = _opened(path, Path(held.name) if held else path)
     try:
         yield BagReader(path, reader)
     finally:
         reader.close()
 
 
-def _opened(path: Path) -> AnyReader:
+def _opened(path: Path, folder: Path) -> AnyReader:
+    """A reader of `folder`, where the bag that the user calls `path` is."""
     from rosbags.highlevel import AnyReader, AnyReaderError
 
     try:
         try:
-            reader = AnyReader([path])
+            reader = AnyReader([folder])
             reader.open()
         except AnyReaderError:  # no definitions inside, for example; else it fails again
-            reader = AnyReader([path], default_typestore=_known_types())
+            reader = AnyReader([folder], default_typestore=_known_types())
             reader.open()
     except _damage() as error:
         raise _unreadable(path, error) from error
@@ -189,13 +196,8 @@ def _damage() -> tuple[type[BaseException], ...]:
     from rosbags.serde import SerdeError
     from rosbags.typesys import TypesysError
 
-    try:
-        from compression.zstd import ZstdError  # Python 3.14
-    except ImportError:
-        from backports.zstd import ZstdError
-
     readers = (AnyReaderError, ReaderError, Ros1ReaderError)
-    parsers = (*readers, SerdeError, TypesysError, ZstdError, apsw.Error)
+    parsers = (*readers, SerdeError, TypesysError, import_zstd().ZstdError, apsw.Error)
     bytes_and_numbers = (ValueError, TypeError, LookupError, ArithmeticError, struct.error)
     sizes = (OSError, EOFError, MemoryError, RuntimeError)  # RuntimeError: lz4, and deep nesting
     definitions = (AssertionError, AttributeError, NameError, SyntaxError)
