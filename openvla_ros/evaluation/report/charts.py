@@ -91,7 +91,7 @@ def series_svg(
             _line(axes, values, styles[variant], 1.4)
             wrong = np.flatnonzero(invalid[variant])[:MOST_POINTS]
             axes.plot(wrong, values[wrong], "x", color=styles[variant].colour, markersize=7)
-        axes.set_title(f"{title} [{unit}]" if unit else title)
+        axes.set_title(f"{title} [{'°' if unit == 'deg' else unit}]" if unit else title)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(_whole_numbers())
         axes.margins(x=0.02)
@@ -169,8 +169,8 @@ def bars_svg(name: str, title: str, bars: Sequence[tuple[str, float, str, str]])
         axes.grid(visible=False)
         axes.spines.bottom.set_visible(False)
         axes.tick_params(left=False)
-        axes.margins(x=0.22)
-        axes.set_xlim(left=min(0.0, axes.get_xlim()[0]) if min(b[1] for b in bars) < 0 else 0.0)
+        lengths = [length for _, length, *_ in bars]
+        axes.set_xlim(min(0.0, 1.1 * min(lengths)), 1.4 * max(*lengths, 1e-9))
         return svg_of(figure, name)
 
 

@@ -28,7 +28,7 @@ from openvla_ros.evaluation.report.quantities import (
 from openvla_ros.evaluation.report.results import Results
 from openvla_ros.evaluation.report.selection import Digest
 
-MOST_EVENTS = 40
+MOST_EVENTS = 20
 _KINDS = {"open": "opens", "close": "closes"}
 
 
@@ -179,7 +179,7 @@ def _late(digest: Digest) -> Html:
 def _histogram(variant: str, stored: Mapping[str, Any], digest: Digest, style: LineStyle) -> Html:
     values = digest.latency_ms
     edge = latency_edge(values)
-    marks = {"dashed: median": stored.get("p50"), "dotted: 99th percentile": stored.get("p99")}
+    marks = {"Dashed: median": stored.get("p50"), "dotted: 99th percentile": stored.get("p99")}
     if len(digest.step_ms) == 1:
         marks["dash-dotted: one step"] = digest.step_ms[0]
     known = {label: ms for label, ms in marks.items() if ms is not None}

@@ -20,9 +20,9 @@ from openvla_ros.evaluation.report.charts import (
 from openvla_ros.evaluation.report.page import (
     Html,
     Section,
+    episode_html,
     figure_html,
     figures_html,
-    kept_together,
     paragraph,
     subheading,
     table_html,
@@ -104,13 +104,14 @@ def series_section(
         record = episode.any_record
         length = f"{count(len(record), 'step')} of {quantity(1.0 / record.rate_hz, 's')}"
         parts.append(
-            kept_together(
+            episode_html(
                 [
                     subheading(episode.heading),
                     paragraph(f"{length}; {record.source}", "note"),
                     legend_html({v: styles[v] for v in episode.records}),
                     figures_html(_series(f"s{number}", episode, styles, results.units)),
-                ]
+                ],
+                on_one_sheet=False,
             )
         )
     return Section("Predicted and recorded actions", "".join(parts), on_new_page=True)
@@ -130,7 +131,7 @@ def path_section(
     ]
     for number, episode in enumerate(answered):
         drawn = _path(f"p{number}", episode, styles, results)
-        parts.append(kept_together([subheading(episode.heading), drawn]))
+        parts.append(episode_html([subheading(episode.heading), drawn], on_one_sheet=True))
     return Section("Integrated path", "".join(parts))
 
 
@@ -288,9 +289,10 @@ def _card(worst: WorstStep, units: Units) -> str:
 
 def _fixed(value: float, unit: str) -> str:
     """Return a number as it stands in a column: tenths of a mm or degree."""
-    if unit not in ("mm", "deg") or not math.isfinite(value):
+    if unit not in ("mm", "deg", "") or not math.isfinite(value):
         return quantity(value)
-    return f"{value:+.1f}".replace("-", "−")
+    words = f"{value:+.1f}" if unit else f"{value:.2f}"
+    return words.replace("-", "−") if float(words) else words.lstrip("+-")
 
 
 def _all_figures(row: Mapping[str, Any], units: Units) -> list[str]:

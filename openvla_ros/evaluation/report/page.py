@@ -159,9 +159,15 @@ def side_by_side(parts: Iterable[str]) -> Html:
     return Html(f'<div class="side">\n{"".join(f"<div>{part}</div>" for part in parts)}\n</div>')
 
 
-def kept_together(parts: Iterable[str]) -> Html:
-    """Return parts that a print does not tear apart."""
-    return Html(f'<div class="episode">\n{"".join(parts)}</div>\n')
+def episode_html(parts: Iterable[str], *, on_one_sheet: bool) -> Html:
+    """Return what belongs to one episode; a print keeps its heading with what follows.
+
+    Args:
+        parts: Heading first.
+        on_one_sheet: Whether a print does not tear it apart at all.
+    """
+    kind = "episode together" if on_one_sheet else "episode"
+    return Html(f'<div class="{kind}">\n{"".join(parts)}</div>\n')
 
 
 def paragraph(words: object, kind: str = "") -> Html:

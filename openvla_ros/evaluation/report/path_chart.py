@@ -84,7 +84,7 @@ def _space(name: str, paths: list[tuple[np.ndarray, LineStyle]], unit: str) -> s
             pane.set_pane_color((0.5, 0.5, 0.5, 0.06))
             pane.get_major_locator().set_params(nbins=4)
             pane.set_tick_params(pad=-3, labelsize=7)
-        axes.set_box_aspect((1, 1, 1), zoom=0.95)
+        axes.set_box_aspect((1, 1, 1), zoom=1.02)
         axes.view_init(elev=24, azim=-60)
         return svg_of(figure, name)
 

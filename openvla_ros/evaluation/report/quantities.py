@@ -68,7 +68,7 @@ def dimension_name(dimension: int, length: int) -> str:
 
 
 def quantity(value: float | None, unit: str = "", *, signed: bool = False) -> str:
-    """Return a number with three significant digits and its unit; "n/a" for none.
+    """Return a number with three significant digits (a share with fewer) and its unit, or "n/a".
 
     A unit of "%" multiplies by 100: `value` is a share. "deg" is written "°".
     """
@@ -79,6 +79,8 @@ def quantity(value: float | None, unit: str = "", *, signed: bool = False) -> st
         text = f"{value:.1e}"
     else:
         digits = 2 - math.floor(math.log10(abs(value))) if value else 0
+        if unit == "%":
+            digits = min(digits, 1) if abs(value) >= 1.0 else digits - 1  # 99.7 %, 2.4 %, 0.04 %
         text = f"{value:,.{max(digits, 0)}f}"
     text = f"+{text}" if signed and value > 0.0 else text.replace("-", "−")
     if unit == "deg":

@@ -84,7 +84,10 @@ p.legend svg { width: 44px; height: 10px; margin-right: 0.4rem; vertical-align: 
 .card figcaption { padding: 0.5rem 0.75rem 0.6rem; margin: 0; color: var(--ink); }
 .card img { aspect-ratio: 4 / 3; object-fit: contain; background: var(--line); }
 .card .scroll { margin: 0.4rem 0 0; } .card tbody th { min-width: 0; }
-.card table { font-size: 0.85rem; width: 100%; } .card th, .card td { padding: 0.1rem 0.3rem; }
+.card table { font-size: 0.85rem; width: 100%; table-layout: fixed; }
+.card th, .card td { padding: 0.1rem 0.2rem; overflow: hidden; }
+.card tbody th { white-space: nowrap; } .card th:first-child { width: 28%; }
+.card thead th { font-weight: 500; } .card span { white-space: normal; }
 
 @media (max-width: 600px) {
   body { padding: 0.5rem 0.75rem 3rem; font-size: 15px; }
@@ -96,7 +99,10 @@ p.legend svg { width: 44px; height: 10px; margin-right: 0.4rem; vertical-align: 
   nav { display: none; }
   h2, h3, caption, .legend, thead, thead + tbody > tr:first-child { break-after: avoid; }
   h2 { margin-top: 1.2rem; } h3 { margin-top: 1rem; }
-  .episode { break-inside: avoid; }
+  .together { break-inside: avoid; }
+  .episode > *:not(:last-child) { break-after: avoid; }
+  h2 + p { break-after: avoid; }
+  ul.findings li, ul.findings li.ok, ul.findings li.open { font-size: 9pt; }
   .note, figcaption, ul.findings .reason { font-size: 8.5pt; }
   dl { font-size: 9pt; }
   tr, li, .card, .notice { break-inside: avoid; }

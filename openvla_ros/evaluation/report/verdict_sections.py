@@ -41,6 +41,8 @@ from openvla_ros.evaluation.report.results import Results
 BETTER, NOT_BETTER = "✔", "✖"
 MOST_PROBLEMS = 50
 _NOTE = "note"
+#: A policy that does not beat the first two has learned nothing; the third one has seen a person.
+_LEVEL_OF_DEFEAT = {"zero": "problem", "mean_action": "problem", "previous_action": "warn"}
 COMPARED = {
     "translation_error": "Translation error",
     "rotation_error": "Rotation error",
@@ -86,9 +88,7 @@ def baselines_section(results: Results, styles: Mapping[str, LineStyle]) -> Sect
         *sentences,
         figures_html(_baseline_bars(results, styles)),
         side_by_side(tables),
-        paragraph(
-            f"{BETTER} the policy is better than the baseline, {NOT_BETTER} it is not.", _NOTE
-        ),
+        paragraph(f"{BETTER} better than the baseline, {NOT_BETTER} not better.", _NOTE),
         *(paragraph(note, _NOTE) for note in _baseline_notes(results)),
         paragraph(
             f"A policy that looks at the image must beat those that do not. {explained}. The last "
@@ -104,7 +104,7 @@ def _baseline_table(results: Results, variant: str) -> Html:
     figures, baselines = results.figures(variant), _baselines(results, variant)
     rows = [
         [metric.label, metric.shown(metric.of(figures), results.units)]
-        + [_against(metric, figures, baselines[name], results.units) for name in BASELINES]
+        + [_against(metric, figures, name, baselines[name], results.units) for name in BASELINES]
         for metric in AGAINST_BASELINES
     ]
     headings = ["Figure", variant, *(label for label, _ in BASELINES.values())]
@@ -205,6 +205,7 @@ def beats(metric: Metric, policy: float | None, baseline: float | None) -> bool 
 def _against(
     metric: Metric,
     figures: Mapping[str, Any],
+    name: str,
     baseline: Mapping[str, Any] | None,
     units: Units,
 ) -> Html:
@@ -214,7 +215,8 @@ def _against(
     words = metric.shown(value, units)
     if better is None:
         return verdict(words, "")
-    return verdict(f"{words} {BETTER if better else NOT_BETTER}", "ok" if better else "problem")
+    level = "ok" if better else _LEVEL_OF_DEFEAT[name]
+    return verdict(f"{words} {BETTER if better else NOT_BETTER}", level)
 
 
 def _beaten_sentence(
@@ -229,7 +231,7 @@ def _beaten_sentence(
         known = [win for win in wins if win is not None]
         if known:
             won = sum(known)
-            level = "ok" if won == len(known) else "problem" if 2 * won < len(known) else "warn"
+            level = "ok" if won == len(known) else _LEVEL_OF_DEFEAT[name]
             words = f"“{label}” in {won} of {len(known)} figures"
             parts.append(verdict(words, level))
     if not parts:
@@ -271,7 +273,7 @@ def _baseline_bars(results: Results, styles: Mapping[str, LineStyle]) -> list[Ht
         ]
         if known:
             unit = metric.unit_in(results.units)
-            title = f"{metric.label} [{unit}]" if unit else metric.label
+            title = f"{metric.label} [{'°' if unit == 'deg' else unit}]" if unit else metric.label
             words = "; ".join(f"{label} {shown}" for label, _, shown, _ in known)
             svg = bars_svg(f"bars-{metric.path[0].replace('_', '-')}", title, known)
             charts.append(figure_html(svg, "", f"{metric.label}: {words}"))
