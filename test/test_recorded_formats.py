@@ -8,18 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bridge_episodes import WHY_NOT
 from PIL import Image
 
 from openvla_ros.data.episode import Episode
 from openvla_ros.data.sources import open_episodes
 from openvla_ros.model.image_options import decode_jpeg
-from openvla_ros.ros.frame_sources import shared_data_folder
+from openvla_ros.ros.frame_sources import SHARED_VARIABLE, shared_data_folder
 
 DATA = shared_data_folder() or Path("absent")
 NPZ, RLDS = DATA / "bridge_octo_debug", DATA / "bridge_octo_tfrecord"
 LEROBOT = [DATA / "lerobot_v21_bridge", DATA / "lerobot_v30_bridge"]
-pytestmark = pytest.mark.skipif(not RLDS.is_dir() or not LEROBOT[1].is_dir(), reason=WHY_NOT)
+pytestmark = pytest.mark.skipif(
+    not (RLDS.is_dir() and NPZ.is_dir() and all(folder.is_dir() for folder in LEROBOT)),
+    reason=f"no recorded episodes on this machine: {SHARED_VARIABLE} must name a folder with them",
+)
+pytest.importorskip("pyarrow")
+pytest.importorskip("av")
 
 #: Mean absolute difference of a frame after AV1 at LeRobot's default (crf 30), grey levels of 255.
 #: The writers' own reading back has 4.1 and 4.3 over all frames, up to 5.5 for one.
