@@ -85,6 +85,12 @@ def test_the_previous_action_has_no_answer_to_first_steps_and_after_gaps() -> No
     assert (answer.token_ids[5] == records[1].token_ids[0]).all()
 
 
+def test_the_step_before_is_of_the_same_episode_and_not_an_earlier_one() -> None:
+    some = recordings(perfect_records(2, 6)).at(np.array([0, 7, 8, 10, 11]))  # steps 0 | 1 2 4 5
+    _, follows = previous_action(some)
+    assert np.flatnonzero(follows).tolist() == [2, 4]
+
+
 def test_the_policy_is_judged_on_the_same_steps_beside_the_previous_action() -> None:
     records = perfect_records(3, 8)
     for r in records:
