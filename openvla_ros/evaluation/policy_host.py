@@ -67,6 +67,8 @@ class PolicyHost:
 
     def release(self) -> None:
         """Let the policy go, and its memory."""
+        if self._policy is None:
+            return
         self._variant = self._policy = self._description = None
         gc.collect()  # modules and hooks hold each other
         torch = sys.modules.get("torch")

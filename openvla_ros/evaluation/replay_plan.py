@@ -10,6 +10,7 @@ import hashlib
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def plan_of(
     }
 
 
+@cache
 def versions() -> dict[str, str]:
     """Return the versions of what computes the answers, by name."""
     found = {"openvla_ros": __version__, "python": platform.python_version()}
