@@ -1,4 +1,9 @@
-"""Real episodes as the audit takes them, and the same with one fault planted in each."""
+"""Real episodes as the audit takes them, and the same with one fault planted in each.
+
+    python test/audit_faults.py
+
+prints the table of docs/audit.md: what the audit says of each.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,9 @@ from functools import lru_cache
 import bridge_episodes
 import numpy as np
 
+from openvla_ros.action_specs import load_action_spec
 from openvla_ros.data.episode import Episode
+from openvla_ros.evaluation.audit import audit_episodes
 
 RATE_HZ = 5.0
 Change = Callable[[Episode], Episode]
@@ -132,3 +139,20 @@ FAULTS: Mapping[str, Change] = {
 def planted(fault: str, camera: int = 0) -> list[Episode]:
     """The real episodes with one of `FAULTS`."""
     return [FAULTS[fault](episode) for episode in octo_episodes(camera)]
+
+
+def main() -> None:
+    spec = load_action_spec("bridge_orig")
+    stats = {"bridge_orig": bridge_episodes.bridge_stats()}
+    rows = {f"none, camera {camera}": octo_episodes(camera) for camera in range(3)}
+    print("| fault | level | item | value |\n|---|---|---|---|")
+    for fault, episodes in [*rows.items(), *((name, planted(name)) for name in FAULTS)]:
+        report = audit_episodes(episodes, spec, stats, None)
+        for finding in report.findings:
+            is_usual = finding.item in ("idle start", "demonstrations")
+            if finding.level != "ok" and is_usual == fault.startswith("none"):
+                print(f"| {fault} | {finding.level} | {finding.item} | {finding.value} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -52,6 +52,14 @@ def warm_share(facts: list[PictureFacts]) -> float:
     return colours.warm_share
 
 
+def upper_by_lower(episodes: list[np.ndarray]) -> float:
+    """What a hint at flipped pictures would have to go by."""
+    middles = [frames.shape[1] // 2 for frames in episodes]
+    upper = np.mean([frames[:, :m].mean() for frames, m in zip(episodes, middles, strict=True)])
+    lower = np.mean([frames[:, m:].mean() for frames, m in zip(episodes, middles, strict=True)])
+    return float(upper / lower)
+
+
 def main() -> None:
     colours = measure_colours([look_at([frame]) for frame in frames100()])
     assert colours is not None
@@ -75,7 +83,10 @@ def main() -> None:
     for name, episodes in recordings:
         straight = warm_share([look_at(frames) for frames in episodes])
         swapped = warm_share([look_at(frames[..., ::-1]) for frames in episodes])
-        print(f"{name:14s} as it is {straight:.2f}, swapped {swapped:.2f}")
+        print(
+            f"{name:14s} warm as it is {straight:.2f}, swapped {swapped:.2f}; "
+            f"brightness of the upper half / lower half {upper_by_lower(episodes):.2f}"
+        )
 
 
 if __name__ == "__main__":

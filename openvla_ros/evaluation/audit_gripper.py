@@ -131,8 +131,8 @@ def _polarity(facts: GripperFacts) -> Finding:
     if is_opposed and begins_closed:
         reason = (
             "Episodes begin closed, and the measured gripper opens when it is told to close: the "
-            "action is recorded the other way round. Swap open and closed (gripper in the topic "
-            "file)."
+            "action is recorded the other way round. Swap gripper.open and gripper.closed in "
+            "the topic file."
         )
         return Finding(SECTION, "gripper polarity", value, reason, "problem")
     if is_opposed and not (episodes >= LEAST_EPISODES and share >= START_OPEN):

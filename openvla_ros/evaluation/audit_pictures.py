@@ -22,7 +22,7 @@ from openvla_ros.types import Finding
 SECTION = "Pictures"
 REFERENCE_FILE = "colour_statistics.yaml"
 
-SAMPLED_PIXELS = 128  # per side, at most: enough for means, and a VGA frame costs 1 ms
+SAMPLED_PIXELS = 128  # per side, at most: enough for means
 SATURATED = 40  # levels between the largest and smallest channel: has a colour at all
 LEAST_SATURATED = 0.002  # share of the pixels: with fewer the recording is grey
 

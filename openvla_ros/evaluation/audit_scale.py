@@ -137,9 +137,8 @@ def _factors(scale: Scale) -> list[Finding]:
         level = _level(factor)
         value = f"{factor_text(factor, candidates)} of {scale.unnorm_key}"
         reason = (
-            "The key's actions have another size. Bring the recording to its unit "
-            "(scale in the topic file), choose the key of this robot, or train with statistics of "
-            "your own."
+            "The key's actions have another size. Record, or convert to, the key's unit per step; "
+            "choose the key of this robot and rate; or train with statistics of your own."
         )
         findings.append(Finding(SECTION, item, value, reason if level != "ok" else "", level))
     return findings

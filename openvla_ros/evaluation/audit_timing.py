@@ -172,7 +172,8 @@ def _dropped(timing: Timing) -> Finding:
     if share > DROPPED_TOLERANCE:
         reason = (
             "Images are missing, and the step across a hole is larger than the others. Record "
-            "with less load (compressed images, a faster disk), or split episodes at gaps."
+            "with less load (compressed images, a faster disk), or split episodes there "
+            "(split.gap_s in the topic file)."
         )
         return Finding(SECTION, "dropped steps", value, reason, "warn")
     return Finding(SECTION, "dropped steps", value)

@@ -132,8 +132,8 @@ def judge_tracking(tracking: Tracking) -> list[Finding]:
     """Return what is to be said about actions and states."""
     if tracking.is_absolute:
         reason = (
-            "OpenVLA learns displacements of one step. Let the reader take differences of poses "
-            "(action from pose in the topic file)."
+            "OpenVLA learns displacements of one step. Take differences of the poses: a "
+            "PoseStamped topic, or action.differences in the topic file."
         )
         value = "the actions equal the poses of the states"
         return [Finding(SECTION, "absolute actions", value, reason, "problem")]
@@ -151,7 +151,7 @@ def _follows(tracking: Tracking) -> Finding:
     reason = (
         f"{FOLLOWED:g} and more is usual. The actions may be of another frame (base or end "
         "effector), another arm, velocities, or misaligned in time by more than "
-        f"{LAGS} steps; look at the series in the report."
+        f"{LAGS} steps."
     )
     level = "problem" if best < DOUBTFUL else "warn"
     return Finding(SECTION, "states follow actions", value, reason, level)
@@ -164,8 +164,8 @@ def _lag(tracking: Tracking) -> Finding:
         steps = max(1, round(0.5 - lag))
         reason = (
             f"The arm moves before its command: actions are shifted by {_steps(steps)} (stored too "
-            "late). Pair an image with the action that followed it; check the stamps of the "
-            "action topic."
+            "late). Pair an image with the action that followed it: check the stamps of the "
+            "action topic (action.offset_s in the topic file moves them)."
         )
         return Finding(SECTION, "action lag", value, reason, "problem")
     if lag > LATEST_LAG and tracking.lag_s > LATE_S:
