@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from openvla_ros.cli import bench, checkpoints, doctor, keys, robot
+from openvla_ros.cli import audit, bench, checkpoints, doctor, keys, replay, robot
 from openvla_ros.cli.output import print_error
 from openvla_ros.errors import OpenVLAError
 
@@ -31,6 +31,8 @@ app.command()(doctor.doctor)
 app.command()(keys.keys)
 app.command()(checkpoints.predict)
 app.command()(checkpoints.convert)
+app.command()(audit.audit)
+app.command()(replay.replay)
 app.command(context_settings=bench.SETTINGS)(bench.bench)
 app.command()(robot.monitor)
 app.command()(robot.demo)
