@@ -147,7 +147,6 @@ def write_replay(
         "problems": list(problems),
         "created": "2025-03-14T09:26:53+00:00",
         "command": "openvla-ros replay recordings/kitchen --checkpoint models/openvla --out replay",
-        "versions": {"openvla_ros": "0.5.0", "torch": "2.5.1"},
         "sources": [
             {
                 "path": path,
@@ -172,6 +171,8 @@ def write_replay(
         "findings": [dataclasses.asdict(finding) for finding in findings],
     }
     out.mkdir(parents=True, exist_ok=True)
+    plan = {"format": 1, "versions": {"openvla_ros": "0.5.0", "torch": "2.5.1"}}
+    (out / "replay.json").write_text(json.dumps(plan), encoding="utf-8")
     text = json.dumps(metrics, allow_nan=False)
     (out / "metrics.json").write_text(text, encoding="utf-8")
     return json.loads(text)

@@ -18,7 +18,12 @@ def test_what_is_needed_to_do_it_again_is_there(tmp_path: Path):
     metrics = write_replay(tmp_path, {"base": invented_records(1, 4)}, findings=[], write_all=False)
     metrics["sources"] = [{"path": f"bag_{i}", "episodes": 1, "steps": 4} for i in range(80)]
     body = provenance_section(Results(tmp_path, metrics)).body_html
-    for words in (metrics["command"], "2025-03-14 09:26 UTC", "bfloat16: the GPU computes in it"):
+    for words in (
+        metrics["command"],
+        "2025-03-14 09:26 UTC",
+        "bfloat16: the GPU computes in it",
+        "2.5.1",
+    ):
         assert words in body
     assert "31f090d05236101ebfc381b61c674dd4746d4ce0" in body and "eef_delta" in body
     assert f"{MOST_SOURCES} of 80" in body and f"bag_{MOST_SOURCES}" not in body

@@ -76,7 +76,8 @@ def two_variants(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     (out / "metrics.json").write_text(json.dumps(metrics))
     path = write_report(out)
     assert path == out / "report.html"
-    assert sorted(p.name for p in out.iterdir()) == ["metrics.json", "records", "report.html"]
+    names = sorted(p.name for p in out.iterdir())
+    assert names == ["metrics.json", "records", "replay.json", "report.html"]
     return path.read_text(encoding="utf-8"), metrics
 
 

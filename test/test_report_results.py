@@ -19,6 +19,23 @@ def test_what_a_replay_wrote_is_read(tmp_path: Path):
     names = [record.episode for _, record in results.records("int4")]
     assert names == ["episode_000000", "episode_000001"]
     assert results.findings
+    assert results.versions["torch"] == "2.5.1"
+
+
+def test_a_record_that_no_figure_is_made_of_is_passed_over(tmp_path: Path):
+    """A replay that was interrupted, and goes on without a broken source, leaves such records."""
+    write_replay(tmp_path, {"base": invented_records(3, 5)})
+    write_replay(tmp_path, {"base": invented_records(2, 5)}, write_all=False)
+    names = [record.episode for _, record in read_results(tmp_path).records("base")]
+    assert names == ["episode_000000", "episode_000001"]
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"versions": 1}'])
+def test_versions_are_not_needed(tmp_path: Path, text: str | None):
+    write_replay(tmp_path, {"base": invented_records(1, 5)})
+    plan = tmp_path / "replay.json"
+    plan.unlink() if text is None else plan.write_text(text)
+    assert read_results(tmp_path).versions == {}
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", "null"])

@@ -47,6 +47,7 @@ from openvla_ros.evaluation.report.selection import (
     ranked_rows,
 )
 
+NO_ACTION = "The answer is no action: invalid tokens."
 MOST_ROWS = 200  # of the table of episodes
 _ARM = 6  # numbers of an action that move the arm; the path needs them
 
@@ -274,9 +275,7 @@ def _card(worst: WorstStep, units: Units) -> str:
             ]
         )
     table = table_html(["", "recorded", "predicted", "error"], rows)
-    alarm = (
-        "" if worst.is_valid else verdict(" The answer is no action: invalid tokens.", "problem")
-    )
+    alarm = "" if worst.is_valid else Html(f"<br>{verdict(NO_ACTION, 'problem')}")
     data = base64.b64encode(worst.jpeg).decode("ascii")
     alt = text(f"Image of step {worst.step} of {worst.episode}")
     return (

@@ -42,7 +42,7 @@ def provenance_section(results: Results) -> Section:
     metrics = results.metrics
     parts = [Html(f"<pre>{text(metrics.get('command') or 'command not known')}</pre>")]
     facts = [["Made", moment(metrics["created"])], ["Statistics key", metrics["unnorm_key"]]]
-    facts += [[name, version] for name, version in (metrics.get("versions") or {}).items()]
+    facts += [[name, version] for name, version in results.versions.items()]
     parts.append(table_html(["What", "Value"], facts))
     sources = [[s["path"], f"{s['episodes']:,}", f"{s['steps']:,}"] for s in metrics["sources"]]
     caption = "Sources"

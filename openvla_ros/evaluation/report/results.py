@@ -14,7 +14,7 @@ from openvla_ros.evaluation.episode_record import EpisodeRecord, read_record
 from openvla_ros.evaluation.report.quantities import Units, units_of
 from openvla_ros.types import ActionSpec, Finding
 
-METRICS_FILE, RECORDS_FOLDER = "metrics.json", "records"
+METRICS_FILE, PLAN_FILE, RECORDS_FOLDER = "metrics.json", "replay.json", "records"
 FORMAT = 1
 
 
@@ -51,18 +51,33 @@ class Results:
         """What was found, in words."""
         return [Finding(**finding) for finding in self.metrics["findings"]]
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of what computed the answers, by name; empty where the plan is not there."""
+        try:
+            plan = json.loads((self.folder / PLAN_FILE).read_text(encoding="utf-8"))
+            return {str(name): str(version) for name, version in plan["versions"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}  # the figures are valid without it
+
     def figures(self, variant: str) -> Mapping[str, Any]:
         """Return the metrics of one variant."""
         return self.metrics["variants"][variant]["metrics"]
 
     def records(self, variant: str) -> Iterator[tuple[Path, EpisodeRecord]]:
-        """Yield the records of one variant in the order of the episodes, one in memory at a time.
+        """Yield the records that the figures of a variant are made of, one in memory at a time.
+
+        An interrupted replay may have left others.
 
         Raises:
             ConfigurationError: A record is damaged.
         """
+        rows = self.metrics["variants"][variant]["per_episode"]
+        judged = {(row["source"], row["episode"]) for row in rows}
         for path in sorted((self.folder / RECORDS_FOLDER / variant).glob("*.npz")):
-            yield path, read_record(path)
+            record = read_record(path)
+            if (record.source, record.episode) in judged:
+                yield path, record
 
 
 def read_results(folder: Path) -> Results:
