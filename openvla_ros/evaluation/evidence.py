@@ -24,9 +24,9 @@ MOTION, TRANSLATION, ROTATION, GRIPPER = slice(0, 6), slice(0, 3), slice(3, 6), 
 #: long bag can be judged too; 25 steps are 5 s at 5 Hz, after which another movement has begun.
 PART_STEPS = 25
 RESAMPLES = 1000
-#: Below, a correlation of 0.4 comes about by chance: six axes of random answers to 30 steps reach
+#: With less, a correlation of 0.4 comes about by chance: six axes of random answers to 30 steps reach
 #: 0.2, and resampling fewer than five parts has next to nothing to vary.
-LEAST_STEPS, LEAST_PARTS = 30, 5
+LEAST_STEPS, LEAST_PARTS = 40, 5
 #: A policy follows the recordings when its correlation is at least the first, and at least the
 #: second in all but 2.5 % of the resamples. One that does not cannot tell a sound pipeline from a
 #: broken one: its errors are its own.
@@ -187,10 +187,36 @@ class Fit:
         return count, np.maximum(pp - p * p, 0.0), np.maximum(rr - r * r, 0.0), pr - p * r
 
 
-def follows(fit: Fit, seed: int) -> bool:
-    """Return whether predictions clearly follow the recordings, whatever their scale."""
-    low = np.percentile(fit.correlation(fit.resamples(seed)), LOW)
-    return bool(fit.correlation(fit.all_parts)[0] >= LEAST_CORRELATION and low >= LEAST_SURE)
+def correlation_of(fit: Fit) -> float:
+    """Return the correlation over all parts."""
+    return float(fit.correlation(fit.all_parts)[0])
+
+
+def follows(fit: Fit, seed: int, *, looks: int = 1) -> bool:
+    """Return whether predictions clearly follow the recordings, whatever their scale.
+
+    Args:
+        fit: Of predictions and recordings.
+        seed: Of the resamples.
+        looks: Alternatives among which this one was chosen: the best of several looks better than
+            it is, so resamples may disagree that much less often.
+    """
+    low = np.percentile(fit.correlation(fit.resamples(seed)), LOW / looks)
+    return bool(correlation_of(fit) >= LEAST_CORRELATION and low >= LEAST_SURE)
+
+
+def follows_better(fit: Fit, other: Fit, seed: int, *, gain: float, looks: int) -> bool:
+    """Return whether predictions clearly follow, and with `gain` more correlation than `other`.
+
+    Both must be about the same parts, which are resampled in pairs.
+    """
+    weights = fit.resamples(seed)
+    gains = fit.correlation(weights) - other.correlation(weights)
+    return bool(
+        follows(fit, seed, looks=looks)
+        and correlation_of(fit) - correlation_of(other) >= gain
+        and np.percentile(gains, LOW / looks) > 0.0
+    )
 
 
 def not_judged(item: str, why: str) -> Finding:

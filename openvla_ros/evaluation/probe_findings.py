@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from openvla_ros.evaluation.evidence import (
-    LOW,
     MOTION,
     SECTION,
     Fit,
     Steps,
-    follows,
+    correlation_of,
+    follows_better,
     not_judged,
 )
 from openvla_ros.evaluation.probes import (
@@ -29,8 +29,8 @@ from openvla_ros.types import Finding
 
 #: Fewer frames may agree by chance: an arm that waits is answered alike whatever it is told.
 LEAST_FRAMES = 10
-#: A policy that sees changes a quarter of its ids and more on a black frame; a rounding that comes
-#: out otherwise changes single ones.
+#: Where it was measured (docs/benchmarks/planted_faults.md) black frames and noise change most ids;
+#: numbers that a GPU rounds otherwise change single ones.
 BLIND_CHANGED = 0.02
 #: A policy may honestly ignore the wording for most frames, where the picture tells the task. One
 #: that hears answers at least some of them otherwise.
@@ -65,6 +65,14 @@ def sight_finding(probes: ProbeResult) -> Finding:
         return not_judged("sight", f"{len(probes)} frames probed, {LEAST_FRAMES} needed")
     black, noise = (_ids_changed(probes, probe) for probe in (BLACK, NOISE))
     numbers = f"a black picture changes {black:.1%} of the ids, noise {noise:.1%}"
+    if noise >= BLIND_CHANGED > black:
+        return Finding(
+            SECTION,
+            "sight",
+            f"frames are answered like black ones: {numbers}",
+            "Look at the recorded frames: the camera may have been covered or not running.",
+            "warn",
+        )
     if max(black, noise) >= BLIND_CHANGED:
         return Finding(SECTION, "sight", numbers, "the policy looks at its image")
     return Finding(
@@ -108,9 +116,11 @@ def picture_findings(probes: ProbeResult, seed: int) -> tuple[list[Finding], str
     if missing:
         return [not_judged(item, missing) for item, _, _ in _PICTURES.values()], AS_IS
     fits = {name: Fit.of(probed_steps(probes, name), MOTION) for name in (AS_IS, *_PICTURES)}
-    follow = {name: float(fit.correlation(fit.all_parts)[0]) for name, fit in fits.items()}
+    follow = {name: correlation_of(fit) for name, fit in fits.items()}
     best = max(follow, key=lambda name: follow[name])
-    if best != AS_IS and not _is_better(fits[best], fits[AS_IS], seed):
+    if best != AS_IS and not follows_better(
+        fits[best], fits[AS_IS], seed, gain=PICTURE_GAIN, looks=len(_PICTURES)
+    ):
         best = AS_IS
     findings = []
     for name, (item, fault, advice) in _PICTURES.items():
@@ -142,11 +152,3 @@ def probed_steps(probes: ProbeResult, name: str) -> Steps:
 
 def _ids_changed(probes: ProbeResult, name: str) -> float:
     return float((probes.token_ids[name] != probes.token_ids[AS_IS]).mean())
-
-
-def _is_better(fit: Fit, as_is: Fit, seed: int) -> bool:
-    """Return whether a picture follows the recordings clearly, and clearly better."""
-    weights = fit.resamples(seed)
-    gains = fit.correlation(weights) - as_is.correlation(weights)
-    gain = fit.correlation(fit.all_parts) - as_is.correlation(as_is.all_parts)
-    return follows(fit, seed) and gain[0] >= PICTURE_GAIN and np.percentile(gains, LOW) > 0.0
