@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from replay_cases import (
     DeadlyPolicy,
-    PixelPolicy,
     made_up_episodes,
     pixel_variant,
     require_equal_records,
@@ -47,15 +46,35 @@ def test_an_engine_that_has_nothing_to_do_starts_nothing() -> None:
     assert not ray.is_initialized()
 
 
-@pytest.fixture
-def cluster(monkeypatch) -> Iterator[None]:
-    """Ray with two CPUs, whose workers find the test's modules; ends with the test."""
-    ray = pytest.importorskip("ray")
+@pytest.fixture(scope="module", autouse=True)
+def _importable() -> Iterator[None]:
+    """Workers find the modules of these tests."""
     path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-    monkeypatch.setenv("PYTHONPATH", path)
-    without_report(monkeypatch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A running Ray of two CPUs, which engines use and leave running."""
+    ray = pytest.importorskip("ray")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=128 * 2**20,
+        _node_ip_address="127.0.0.1",
+    )
     yield
+    assert ray.is_initialized()
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch) -> None:
+    without_report(monkeypatch)
 
 
 def deadly(lives: Path, count: int, instruction: str) -> MadeVariant:
@@ -66,6 +85,22 @@ def deadly(lives: Path, count: int, instruction: str) -> MadeVariant:
     for life in range(count):
         (lives / str(life)).touch()
     return MadeVariant("base", make=partial(DeadlyPolicy, lives, instruction))
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_replaced_in_a_ray_that_is_started_for_the_run(
+    tmp_path: Path,
+) -> None:
+    """First of the slow tests here: none has started Ray yet."""
+    ray = pytest.importorskip("ray")
+    assert not ray.is_initialized()
+    episodes = made_up_episodes(6)
+    variant = deadly(tmp_path / "lives", MOST_LOSSES - 1, episodes[2].instruction)
+    out = replay(episodes, [variant], tmp_path / "out", RAY)
+    assert not ray.is_initialized()
+    assert not list((tmp_path / "lives").iterdir())
+    replay(episodes, [pixel_variant()], tmp_path / "local", LOCAL)
+    assert require_equal_records(out, tmp_path / "local") == 6
 
 
 @pytest.mark.slow
@@ -98,16 +133,6 @@ def test_ray_gives_the_records_of_the_local_engine_also_after_an_interruption(
         del one["metrics"]["latency_ms"], one["policy"]["choices"]["start-up"]
         del one["policy"]["choices"]["drafts"]
     assert figures[0] == figures[1]
-
-
-@pytest.mark.slow
-def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, cluster) -> None:
-    episodes = made_up_episodes(6)
-    variant = deadly(tmp_path / "lives", MOST_LOSSES - 1, episodes[2].instruction)
-    out = replay(episodes, [variant], tmp_path / "out", RAY)
-    assert not list((tmp_path / "lives").iterdir())
-    replay(episodes, [pixel_variant()], tmp_path / "local", LOCAL)
-    assert require_equal_records(out, tmp_path / "local") == 6
 
 
 @pytest.mark.slow
@@ -144,12 +169,9 @@ def test_errors_of_workers_arrive_as_they_were_raised(tmp_path: Path, cluster) -
 
 @pytest.mark.slow
 def test_more_workers_than_there_is_room_for_are_refused(tmp_path: Path, cluster) -> None:
-    import ray
-
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    with pytest.raises(ConfigurationError, match="--workers 2 is more than the 1 CPU"):
-        replay(made_up_episodes(1), [MadeVariant("base", make=PixelPolicy)], tmp_path / "a", RAY)
-    assert ray.is_initialized()  # not ours to end
+    options = replace(RAY, workers=3)
+    with pytest.raises(ConfigurationError, match="--workers 3 is more than the 2 CPU"):
+        replay(made_up_episodes(1), [pixel_variant()], tmp_path / "out", options)
 
 
 def broken_twice():

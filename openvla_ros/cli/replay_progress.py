@@ -32,7 +32,8 @@ class ReplayProgress:
 
     def tell(self, text: str) -> None:
         """Print a line above the bars."""
-        self.bars.console.print(f"[yellow]note:[/] {escape(text)}", soft_wrap=True)
+        line = f"[yellow]note:[/] {escape(text)}"
+        self.bars.console.print(line, soft_wrap=True, highlight=False)
 
     def _show(self, name: str, done: int, total: int, amount: str) -> None:
         if name not in self.tasks:
