@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openvla_ros.data.alignment import (
@@ -59,6 +59,7 @@ def test_a_stamp_far_away_costs_no_memory() -> None:
     assert len(resampled.picks) == 2
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 400), min_size=1, max_size=60),
     st.sampled_from([1.0, 4.0, 5.0, 15.0, 30.0]),
@@ -137,6 +138,7 @@ def test_a_velocity_acts_until_the_next_one(stamps, hold_ms, expected) -> None:
     assert acting == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=40), st.integers(1, 20))
 def test_steps_side_by_side_share_the_time_without_gap_or_overlap(gaps_ms, count) -> None:
     stamps = np.cumsum(gaps_ms).astype(np.int64) * MS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openvla_ros.control.displacement import euler_matrix, rotation_vector
@@ -173,6 +173,7 @@ def test_states_are_what_was_last_said_at_each_image() -> None:
 angle = st.floats(-3.0, 3.0)
 
 
+@settings(deadline=None)
 @given(angle, st.floats(-1.55, 1.55), angle)
 def test_roll_pitch_yaw_undoes_the_matrix(roll: float, pitch: float, yaw: float) -> None:
     euler = np.array([roll, pitch, yaw])
