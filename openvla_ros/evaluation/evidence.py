@@ -24,6 +24,8 @@ MOTION, TRANSLATION, ROTATION, GRIPPER = slice(0, 6), slice(0, 3), slice(3, 6), 
 #: long bag can be judged too; 25 steps are 5 s at 5 Hz, after which another movement has begun.
 PART_STEPS = 25
 RESAMPLES = 1000
+#: Of more parts, neighbours are drawn together: a thousand episodes take no longer than this many.
+MOST_PARTS = 400
 #: With less, a correlation of 0.4 comes about by chance: six axes of random answers to 30 steps reach
 #: 0.2, and resampling fewer than five parts has next to nothing to vary.
 LEAST_STEPS, LEAST_PARTS = 40, 5
@@ -59,7 +61,8 @@ class Steps:
     def parts(self) -> np.ndarray:
         """(N,) int64, 0 to P - 1: the part each step belongs to."""
         both = np.stack([self.episode, self.step // PART_STEPS], axis=1)
-        return np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
+        numbers = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
+        return numbers // -(-(int(numbers.max()) + 1) // MOST_PARTS)
 
     @property
     def lacks(self) -> str:

@@ -2,7 +2,7 @@
 
 Each fault is looked for with the ones before it corrected: correlation finds the shift whatever the
 scale, size is compared at that shift, and one explanation of a wrong size is given, the one that
-leaves the least error. A policy that does not follow the recordings proves nothing: no verdict.
+fits the recordings best. A policy that does not follow the recordings proves nothing: no verdict.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from openvla_ros.evaluation.evidence import (
     LEAST_CORRELATION,
     LOW,
     MOTION,
+    RESAMPLES,
     ROTATION,
     SECTION,
     TRANSLATION,
@@ -41,8 +42,8 @@ SHIFT_GAIN, SHIFT_REST = 0.05, 0.75
 #: give 5 (rate), 57.3 (degrees), 1000 (millimetres).
 SCALE_FACTOR = 2.0
 #: Other statistics must leave at most this share of the error. Smaller motion always lies closer
-#: to recordings that a policy follows loosely, but by that alone never below sqrt((1 + r) / 2), more
-#: than 0.7, of the error (r: correlation); a policy that is too bold by half comes near 0.6.
+#: to recordings that a policy follows loosely, but by that alone never below sqrt((1 + r) / 2) of
+#: the error, which is more than 0.7 (r: correlation); one too bold by half comes near 0.6.
 KEY_ERROR = 0.5
 #: Balanced accuracy of the inverted gripper: 0.5 is chance.
 POLARITY_ACCURACY = 0.75
@@ -101,10 +102,10 @@ def size_findings(
     if why:
         return [not_judged("statistics key", why), not_judged("action scale", why)]
     sizes = {name: _size(steps, axes, seed) for name, axes in _GROUPS.items()}
-    by_key = _best_key(steps, norm_stats, unnorm_key, sizes, seed)
+    key, by_key = _best_key(steps, norm_stats, unnorm_key, sizes, seed)
     by_scale = _scaled(steps, sizes)
-    if by_key and (by_scale is None or by_key[1] <= _error(by_scale)):
-        return _wrong_key(steps, sizes, by_key, unnorm_key)
+    if by_key and (by_scale is None or _misfit(by_key) <= _misfit(by_scale)):
+        return _wrong_key(steps, by_key, sizes, (key, unnorm_key))
     return [
         Finding(
             SECTION,
@@ -159,11 +160,11 @@ def _best_key(
     unnorm_key: str,
     sizes: Mapping[str, _Size],
     seed: int,
-) -> tuple[str, float] | None:
-    """Return the key that explains the recordings clearly better, and the error it leaves."""
+) -> tuple[str, Steps | None]:
+    """Return the key that explains the recordings clearly better, and the steps decoded by it."""
     now = Fit.of(steps, MOTION)
     weights = now.resamples(seed)
-    found = []
+    found: dict[str, Steps] = {}
     for key, stats in norm_stats.items():
         if key == unnorm_key or stats.action_dim != steps.normalized.shape[1]:
             continue
@@ -176,8 +177,9 @@ def _best_key(
             _size(other, axes, seed).is_off for axes in _GROUPS.values()
         )
         if much_less or (mends_size and error < _error(steps)):
-            found.append((key, error))
-    return min(found, key=lambda pair: pair[1], default=None)
+            found[key] = other
+    best = min(found, key=lambda key: _misfit(found[key]), default="")
+    return best, found.get(best)
 
 
 def _scaled(steps: Steps, sizes: Mapping[str, _Size]) -> Steps | None:
@@ -190,9 +192,8 @@ def _scaled(steps: Steps, sizes: Mapping[str, _Size]) -> Steps | None:
 
 
 def _wrong_key(
-    steps: Steps, sizes: Mapping[str, _Size], by_key: tuple[str, float], unnorm_key: str
+    steps: Steps, by_key: Steps, sizes: Mapping[str, _Size], keys: tuple[str, str]
 ) -> list[Finding]:
-    key, error = by_key
     wrong = [
         f"{max(1.0 / s.factor, s.factor):.1f} times too {'small' if s.factor > 1.0 else 'large'} "
         f"in {name}"
@@ -202,8 +203,8 @@ def _wrong_key(
         Finding(
             SECTION,
             "statistics key",
-            f"statistics of {key!r} fit the recordings better than those of {unnorm_key!r}: "
-            f"{error / _error(steps):.0%} of the error",
+            f"statistics of {keys[0]!r} fit the recordings better than those of {keys[1]!r}: "
+            f"{_error(by_key) / _error(steps):.0%} of the error",
             f"Predicted motion is {' and '.join(wrong)}. Set unnorm_key to the dataset that the "
             "checkpoint was trained on with this robot.",
             "problem",
@@ -269,7 +270,7 @@ def _balanced_accuracy(
     np.add.at(sums, (parts, is_high.astype(int)), np.stack([np.ones_like(right), right], axis=1))
     sums = sums[sums[:, :, 0].sum(axis=1) > 0.0]
     shares = np.full(len(sums), 1.0 / len(sums))
-    weights = np.random.default_rng(seed).multinomial(len(sums), shares, 1000)
+    weights = np.random.default_rng(seed).multinomial(len(sums), shares, RESAMPLES)
     drawn = np.tensordot(weights, sums, axes=1)
     drawn = drawn[(drawn[:, :, 0] > 0.0).all(axis=1)]  # both classes
     whole = sums.sum(axis=0)
@@ -325,6 +326,21 @@ def _loose(fit: Fit) -> str:
         f"the policy does not follow these recordings closely enough (correlation "
         f"{correlation_of(fit):.2f}, {LEAST_CORRELATION} needed, and by more than chance)"
     )
+
+
+def _misfit(steps: Steps) -> float:
+    """Return how far predictions have another size and middle than recordings, mean of the axes.
+
+    Chooses between explanations. The error cannot: of a policy that follows loosely, less motion is
+    always less wrong.
+    """
+    known = np.isfinite(steps.recorded + steps.predicted).all(axis=1)
+    recorded, predicted = steps.recorded[known, MOTION], steps.predicted[known, MOTION]
+    moves = (recorded.std(axis=0) > 0.0) & (predicted.std(axis=0) > 0.0)
+    recorded, predicted = recorded[:, moves], predicted[:, moves]
+    size = np.abs(np.log(predicted.std(axis=0) / recorded.std(axis=0)))
+    middle = np.abs(predicted.mean(axis=0) - recorded.mean(axis=0)) / recorded.std(axis=0)
+    return float((size + middle).mean()) if moves.any() else 0.0
 
 
 def _error(steps: Steps) -> float:
