@@ -51,6 +51,7 @@ def test_a_bag_is_judged_in_one_command_and_standard_output_is_json_alone(
     shown = capsys.readouterr().out
     for text in ("crop - base", "baseline: zero", "translation", "mm", "report.html"):
         assert text in shown, text
+    assert "cannot be judged: sight, hearing" in shown and "ok sight" not in shown
 
 
 def test_what_is_missing_is_said(tmp_path: Path, capsys) -> None:

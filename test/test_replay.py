@@ -374,6 +374,25 @@ def test_a_real_bag_is_answered_as_the_policy_answers_its_pixels(tmp_path: Path)
     assert metrics_of(out)["units"] == {"translation": "mm", "rotation": "deg"}
 
 
+@pytest.mark.slow
+def test_everything_is_written_for_a_real_bag(tmp_path: Path) -> None:
+    """Two variants, probes, bag and the real report."""
+    base = Variant("base", str(small_checkpoint(tmp_path / "checkpoint")), device="cpu")
+    variants = [base, replace(base, name="crop", center_crop=True)]
+    out = replay([sample_bag()], variants, tmp_path / "out", sample_options(max_episodes=2))
+    metrics, report = metrics_of(out), (out / "report.html").read_text(encoding="utf-8")
+    assert metrics["complete"] is True and len(metrics["comparisons"]) == 9
+    sights = [f["section"] for f in metrics["findings"] if f["item"] == "sight"]
+    assert sights == ["pipeline", "crop: pipeline"]
+    assert "crop" in report and "episode_000001" in report
+    with (out / "steps.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["variant"] for row in rows] == ["base"] * 20 + ["crop"] * 20
+    record = read_record(out / "records" / "crop" / "0000_episode_000001.npz")
+    written = [float(row["predicted_yaw"]) for row in rows[30:]]
+    assert written == record.predicted[:, 5].tolist()
+
+
 def frames_of(bag: Path) -> dict[int, np.ndarray]:
     """Stamp in nanoseconds to the picture of a bag's only camera."""
     import io

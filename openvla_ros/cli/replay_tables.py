@@ -32,7 +32,7 @@ def show_metrics(metrics: Mapping[str, Any]) -> None:
     steps = sum(source["steps"] for source in metrics["sources"])
     episodes = sum(source["episodes"] for source in metrics["sources"])
     table = Table(title=f"{episodes} episodes, {steps} steps", title_justify="left")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for _, heading, _unit in _COLUMNS:
         table.add_column(heading, justify="right")
     for name, variant in metrics["variants"].items():
@@ -47,17 +47,23 @@ def show_metrics(metrics: Mapping[str, Any]) -> None:
 
 
 def show_findings(findings: Sequence[Finding]) -> None:
-    """Print findings, problems first; what is well, in one line."""
+    """Print findings, problems first; what is well, and what cannot be judged, in a line each."""
+    from openvla_ros.evaluation.evidence import not_judged
+
     console = wide_console()
-    order = ("problem", "warn")
-    for finding in sorted(
-        (f for f in findings if f.level in order), key=lambda f: order.index(f.level)
+    for level in ("problem", "warn"):
+        for finding in findings:
+            if finding.level == level:
+                text = f"{finding.section}: {finding.item}: {finding.value}. {finding.reason}"
+                console.print(f"{MARKS[level]} {escape(text)}", soft_wrap=True, highlight=False)
+    unjudged = not_judged("", "").value
+    well = [f for f in findings if f.level == "ok"]
+    for heading, chosen in (
+        (MARKS["ok"], [f.item for f in well if f.value != unjudged]),
+        (f"[dim]{unjudged}:[/]", [f.item for f in well if f.value == unjudged]),
     ):
-        text = f"{finding.section}: {finding.item}: {finding.value}. {finding.reason}"
-        console.print(f"{MARKS[finding.level]} {escape(text)}", soft_wrap=True)
-    well = [finding.item for finding in findings if finding.level == "ok"]
-    if well:
-        console.print(f"{MARKS['ok']} {escape(', '.join(dict.fromkeys(well)))}", soft_wrap=True)
+        if chosen:
+            console.print(f"{heading} {escape(', '.join(dict.fromkeys(chosen)))}", soft_wrap=True)
 
 
 def show_live(live: Mapping[str, Any]) -> None:
