@@ -128,6 +128,7 @@ def run_live(
     from openvla_ros.evaluation.replay_folder import RECORDS
 
     with needs("replay --live"):
+        from openvla_ros.evaluation.report import write_report
         from openvla_ros.ros.frame_sources import BagFrames
         from openvla_ros.ros.live_replay import LiveOptions, run_live_replay
 
@@ -143,7 +144,9 @@ def run_live(
             read_record(path) for path in sorted((out / RECORDS / variant.name).glob("*.npz"))
         ]
         console = Console(stderr=True)
-        return run_live_replay(live, records, out, console.print).to_dict()
+        result = run_live_replay(live, records, out, console.print)
+        write_report(out)  # once more: now with the live figures
+        return result.to_dict()
 
 
 def _node_parameters(variant: Variant) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from openvla_ros.evaluation.episode_record import EpisodeRecord
 
 PERCENTILES = (50, 90, 99)
+LIVE_FILE = "live.json"  # beside the offline results
 
 
 @dataclass(frozen=True)

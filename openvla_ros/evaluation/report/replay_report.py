@@ -19,6 +19,7 @@ from openvla_ros.evaluation.report.episode_sections import (
     series_section,
     worst_section,
 )
+from openvla_ros.evaluation.report.live_section import live_section
 from openvla_ros.evaluation.report.page import html_page
 from openvla_ros.evaluation.report.provenance import glossary_section, provenance_section
 from openvla_ros.evaluation.report.results import Results, read_results
@@ -84,6 +85,7 @@ def report_page(results: Results) -> str:
         axes_section(results),
         gripper_section(results),
         latency_section(results, digests, styles),
+        *([live_section(results)] if results.live else []),
         series_section(results, answered, styles),
         path_section(results, answered, styles),
         worst_section(results, digests),

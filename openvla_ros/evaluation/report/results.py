@@ -11,6 +11,7 @@ from typing import Any
 
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.evaluation.episode_record import EpisodeRecord, read_record
+from openvla_ros.evaluation.live_result import LIVE_FILE
 from openvla_ros.evaluation.report.quantities import Units, units_of
 from openvla_ros.types import ActionSpec, Finding
 
@@ -59,6 +60,12 @@ class Results:
             return {str(name): str(version) for name, version in plan["versions"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}  # the figures are valid without it
+
+    @cached_property
+    def live(self) -> dict[str, Any] | None:
+        """What the live replay of the same bag gave; None where there was none."""
+        path = self.folder / LIVE_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def figures(self, variant: str) -> Mapping[str, Any]:
         """Return the metrics of one variant."""
