@@ -13,7 +13,6 @@ from openvla_ros.evaluation.evidence import GRIPPER, not_judged, steps_of
 from openvla_ros.evaluation.motion_findings import (
     polarity_finding,
     shift_finding,
-    size_findings,
     trivial_findings,
 )
 from openvla_ros.evaluation.probe_findings import (
@@ -23,6 +22,7 @@ from openvla_ros.evaluation.probe_findings import (
     sight_finding,
 )
 from openvla_ros.evaluation.probes import AS_IS, ProbeResult
+from openvla_ros.evaluation.size_findings import size_findings
 from openvla_ros.model.action_stats import ActionStats
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.types import ActionSpec, Finding
