@@ -5,11 +5,14 @@ Importable by other processes: workers and children load their policies from her
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +94,14 @@ def small_checkpoint(out: Path, seed: int = 0) -> Path:
         write_json(folder / STATISTICS_FILE, BRIDGE_STATISTICS)
         copy_tokenizer(folder)
     return out
+
+
+@cache
+def shared_checkpoint() -> str:
+    """Return a folder with the small checkpoint, built once per process; do not change it."""
+    folder = Path(tempfile.mkdtemp(prefix="replay_cases_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return str(small_checkpoint(folder / "checkpoint"))
 
 
 def made_up_episodes(

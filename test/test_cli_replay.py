@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from replay_cases import small_checkpoint, without_report
+from replay_cases import shared_checkpoint, without_report
 from rich.console import Console
 from test_replay import ROOT, sample_bag
 
@@ -35,7 +35,7 @@ def json_of(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int 
 def test_a_bag_is_judged_in_one_command_and_standard_output_is_json_alone(
     tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    checkpoint = str(small_checkpoint(tmp_path / "checkpoint"))
+    checkpoint = shared_checkpoint()
     arguments = [str(sample_bag()), "--checkpoint", checkpoint, "--out", str(tmp_path / "out")]
     arguments += ["--topics", TOPICS, "--device", "cpu", "--max-episodes", "1", "--no-bag"]
     arguments += ["--no-probes", "--compare", "crop:center_crop=true"]
@@ -70,8 +70,9 @@ def test_what_is_missing_is_said(tmp_path: Path, capsys) -> None:
 def test_a_part_left_out_is_exit_code_1_and_said(tmp_path: Path, capsys) -> None:
     broken = tmp_path / "broken.mcap"
     broken.write_bytes(b"\x89MCAP0\r\n")
-    checkpoint = str(small_checkpoint(tmp_path / "checkpoint"))
-    arguments = [str(sample_bag()), str(broken), "--checkpoint", checkpoint, "--topics", TOPICS]
+    checkpoint = shared_checkpoint()
+    arguments = [str(broken), str(sample_bag()), "--checkpoint", checkpoint, "--topics", TOPICS]
+    arguments += ["--max-episodes", "1"]
     arguments += ["--out", str(tmp_path / "out"), "--no-bag", "--no-probes", "--device", "cpu"]
     assert "broken.mcap" in json_of(capsys, arguments, 1)["error"]
     assert not (tmp_path / "out" / "records").exists()
@@ -112,7 +113,7 @@ def test_live_plays_the_bag_to_a_node_with_the_same_policy(
         return live_result([], records, images_in_bag=30, images_received=0, states={})
 
     monkeypatch.setattr(live_replay, "run_live_replay", run)
-    bag, checkpoint = sample_bag(), str(small_checkpoint(tmp_path / "checkpoint"))
+    bag, checkpoint = sample_bag(), shared_checkpoint()
     arguments = [str(bag), "--checkpoint", checkpoint, "--topics", TOPICS, "--device", "cpu"]
     arguments += ["--out", str(tmp_path / "out"), "--no-bag", "--no-probes", "--live"]
     answer = json_of(capsys, [*arguments, "--max-episodes", "1"])

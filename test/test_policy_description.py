@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from replay_cases import ACTION, BlindPolicy, small_checkpoint
+from replay_cases import ACTION, BlindPolicy, shared_checkpoint
 
 from openvla_ros.evaluation.policy_description import PolicyDescription, describe
 from openvla_ros.evaluation.variants import Variant
@@ -20,9 +19,8 @@ def through_json(described: PolicyDescription) -> PolicyDescription:
     return PolicyDescription.from_dict(json.loads(json.dumps(described.to_dict())))
 
 
-def test_a_description_comes_back_as_it_was(tmp_path: Path) -> None:
-    checkpoint = str(small_checkpoint(tmp_path / "checkpoint"))
-    described = describe(Variant("base", checkpoint, device="cpu").load())
+def test_a_description_comes_back_as_it_was() -> None:
+    described = describe(Variant("base", shared_checkpoint(), device="cpu").load())
     read = through_json(described)
     assert read.to_dict() == described.to_dict()
     assert (read.spec, read.unnorm_key) == (described.spec, "bridge_orig")

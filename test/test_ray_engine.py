@@ -13,7 +13,7 @@ from replay_cases import (
     made_up_episodes,
     pixel_variant,
     require_equal_records,
-    small_checkpoint,
+    shared_checkpoint,
     with_images,
     without_report,
 )
@@ -101,15 +101,16 @@ def test_a_worker_that_is_killed_is_replaced_in_a_ray_that_is_started_for_the_ru
     assert not list((tmp_path / "lives").iterdir())
     replay(episodes, [pixel_variant()], tmp_path / "local", LOCAL)
     assert require_equal_records(out, tmp_path / "local") == 6
+    probes = [(folder / "probes" / "base.json").read_text() for folder in (out, tmp_path / "local")]
+    assert probes[0] == probes[1]
 
 
 @pytest.mark.slow
 def test_ray_gives_the_records_of_the_local_engine_also_after_an_interruption(
     tmp_path: Path, cluster
 ) -> None:
-    bag, options = sample_bag(), sample_options(bag=False)
-    checkpoint = str(small_checkpoint(tmp_path / "checkpoint"))
-    base = Variant("base", checkpoint, device="cpu")
+    bag, options = sample_bag(), sample_options(bag=False, probes=False)
+    base = Variant("base", shared_checkpoint(), device="cpu")
     variants = [base, replace(base, name="crop", center_crop=True)]
     names = ("base", "crop")
     local = replay([bag], variants, tmp_path / "local", options)
@@ -126,8 +127,6 @@ def test_ray_gives_the_records_of_the_local_engine_also_after_an_interruption(
         replay([bag], variants, resumed, replace(many, on_steps=stop))
     replay([bag], variants, resumed, many)
     assert require_equal_records(local, resumed, names) == 6
-    probes = [(out / "probes" / "crop.json").read_text() for out in (local, spread, resumed)]
-    assert probes[0] == probes[1] == probes[2]
     figures = [metrics_of(out)["variants"]["crop"] for out in (local, spread)]
     for one in figures:
         del one["metrics"]["latency_ms"], one["policy"]["choices"]["start-up"]

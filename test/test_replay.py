@@ -20,7 +20,7 @@ from replay_cases import (
     noise_images,
     pixel_variant,
     require_equal_records,
-    small_checkpoint,
+    shared_checkpoint,
     with_images,
     without_report,
 )
@@ -288,7 +288,7 @@ def test_sources_that_cannot_be_told_apart_are_refused(
 def test_a_full_disk_at_any_write_leaves_no_results_and_is_gone_on_from(
     tmp_path: Path, monkeypatch
 ) -> None:
-    episodes, out = made_up_episodes(3), tmp_path / "out"
+    episodes, out = made_up_episodes(2, steps=1), tmp_path / "out"
     real, writes = replay_folder.os.fsync, []
 
     def filling_up(handle: int) -> None:
@@ -298,7 +298,7 @@ def test_a_full_disk_at_any_write_leaves_no_results_and_is_gone_on_from(
         real(handle)
 
     monkeypatch.setattr(replay_folder.os, "fsync", filling_up)  # the module of episode_record, too
-    for succeeding in range(40):
+    for succeeding in range(20):
         room = succeeding
         writes.clear()
         try:
@@ -308,16 +308,16 @@ def test_a_full_disk_at_any_write_leaves_no_results_and_is_gone_on_from(
             assert not (out / "metrics.json").exists() and not (out / "report.html").exists()
         else:
             break
-    assert room == 7  # plan, policy, three records, steps, metrics
+    assert room == 6  # plan, policy, two records, steps, metrics
     assert metrics_of(out)["complete"] is True
-    room = 4
+    room = 3
     writes.clear()
     with pytest.raises(ConfigurationError):
         replay(episodes, [pixel_variant()], out, replace(PLAIN, restart=True))
     monkeypatch.setattr(replay_folder.os, "fsync", real)
     replay(episodes, [pixel_variant()], out, PLAIN)
     replay(episodes, [pixel_variant()], tmp_path / "whole", PLAIN)
-    assert require_equal_records(out, tmp_path / "whole") == 3
+    assert require_equal_records(out, tmp_path / "whole") == 2
 
 
 def test_a_missing_library_is_noticed_before_hours_of_work(tmp_path: Path, monkeypatch) -> None:
@@ -360,7 +360,7 @@ def sample_options(**changes: Any) -> ReplayOptions:
 def test_a_real_bag_is_answered_as_the_policy_answers_its_pixels(tmp_path: Path) -> None:
     """The frames are read from the bag with rosbags and Pillow alone."""
     bag, options = sample_bag(), sample_options(max_episodes=1, probes=False)
-    variant = Variant("base", str(small_checkpoint(tmp_path / "checkpoint")), device="cpu")
+    variant = Variant("base", shared_checkpoint(), device="cpu")
     out = replay([bag], [variant], tmp_path / "out", options)
     record = read_record(out / "records" / "base" / "0000_episode_000000.npz")
     frames = frames_of(bag)
@@ -377,7 +377,7 @@ def test_a_real_bag_is_answered_as_the_policy_answers_its_pixels(tmp_path: Path)
 @pytest.mark.slow
 def test_everything_is_written_for_a_real_bag(tmp_path: Path) -> None:
     """Two variants, probes, bag and the real report."""
-    base = Variant("base", str(small_checkpoint(tmp_path / "checkpoint")), device="cpu")
+    base = Variant("base", shared_checkpoint(), device="cpu")
     variants = [base, replace(base, name="crop", center_crop=True)]
     out = replay([sample_bag()], variants, tmp_path / "out", sample_options(max_episodes=2))
     metrics, report = metrics_of(out), (out / "report.html").read_text(encoding="utf-8")

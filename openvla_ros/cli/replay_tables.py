@@ -14,11 +14,11 @@ from openvla_ros.types import Finding
 
 #: Path in `metrics`, heading, unit word ("translation", "rotation", "%", "ms" or "").
 _COLUMNS: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (("translation_error", "mean"), "translation error", "translation"),
-    (("rotation_error", "mean"), "rotation error", "rotation"),
+    (("translation_error", "mean"), "translation", "translation"),
+    (("rotation_error", "mean"), "rotation", "rotation"),
     (("direction_cosine", "mean"), "direction", ""),
     (("gripper", "f1"), "gripper F1", ""),
-    (("tokens", "equal"), "equal tokens", "%"),
+    (("tokens", "equal"), "tokens", "%"),
     (("clip_rate",), "clipped", "%"),
     (("invalid_rate",), "invalid", "%"),
     (("latency_ms", "p50"), "latency p50", "ms"),
@@ -31,7 +31,9 @@ def show_metrics(metrics: Mapping[str, Any]) -> None:
     console = wide_console()
     steps = sum(source["steps"] for source in metrics["sources"])
     episodes = sum(source["episodes"] for source in metrics["sources"])
-    table = Table(title=f"{episodes} episodes, {steps} steps", title_justify="left")
+    table = Table(
+        title=f"{episodes} episodes, {steps} steps: mean errors per step", title_justify="left"
+    )
     table.add_column("", no_wrap=True)
     for _, heading, _unit in _COLUMNS:
         table.add_column(heading, justify="right")

@@ -4,7 +4,8 @@
     from openvla_ros.evaluation.variants import Variant
 
     base = Variant("base", "openvla/openvla-7b", unnorm_key="bridge_orig")
-    out = replay(["my_bag"], [base, replace(base, name="int4", quantization="int4")], Path("out"))
+    int4 = dataclasses.replace(base, name="int4", quantization="int4")
+    replay(["my_bag"], [base, int4], Path("out"), ReplayOptions(topics=read_topic_file(path)))
 
 The same command goes on where it was interrupted, and gives the same numbers. `replay_folder` tells
 what is in the folder; `docs/replay_metrics.md` what the numbers mean.
