@@ -221,6 +221,13 @@ class OpenVLAPolicy:
         assert isinstance(observation.prepared, _Prepared)
         return self._answer(observation.prepared, key, is_trial=observation.stamp_ns == 0)
 
+    def begin_episode(self) -> None:
+        """Decode the next action without the one before as its draft.
+
+        A draft changes how many passes an action takes, and under exactness `approx` its ids.
+        """
+        self.decoder.forget()
+
     def view(self, image: np.ndarray) -> np.ndarray:
         """Return the (H, W, 3) uint8 RGB image as the network gets it: (h, w, 3) uint8 RGB.
 

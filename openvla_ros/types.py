@@ -215,7 +215,7 @@ class DecodingStatistics:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of what `openvla-ros doctor` found.
+    """One line of what `doctor`, `replay` or `audit` found.
 
     Attributes:
         section: Heading it belongs under.
@@ -270,6 +270,9 @@ class Policy(Protocol):
             InstructionError: Empty instruction.
         """
         ...
+
+    def begin_episode(self) -> None:
+        """Forget what is kept from one observation to the next: another episode begins."""
 
     def view(self, image: np.ndarray) -> np.ndarray:
         """Return the (H, W, 3) uint8 RGB image as the network gets it: (h, w, 3) uint8 RGB.

@@ -121,6 +121,10 @@ class ActionDecoder:
         """Exactness and drafts as "value: reason"."""
         return {"exactness": self._exactness_choice(), "drafts": self._drafts_choice()}
 
+    def forget(self) -> None:
+        """Decode the next action as if it were the first one."""
+        self._previous, self._saved = [], math.inf
+
     @torch.inference_mode()
     def generate(
         self, input_ids: torch.Tensor, pixel_values: torch.Tensor, action_dim: int

@@ -47,7 +47,7 @@ def answer_episode(
             actions have another length than the recorded ones.
     """
     instruction = _instruction_of(episode)
-    start_without_draft(policy)
+    policy.begin_episode()
     answers: list[Prediction] = []
     worst = WorstFrames(WORST_FRAMES)
     with closing(_prepared_frames(policy, episode, instruction)) as observations:
@@ -73,29 +73,6 @@ def normalized_distance(normalized: np.ndarray, recorded: np.ndarray, stats: Act
     difference = np.abs(normalized - normalize(recorded, stats))
     known = np.isfinite(difference)
     return float(difference[known].mean()) if known.any() else float("nan")
-
-
-def start_without_draft(policy: Policy) -> None:
-    """Let the next action be decoded as the first one of a fresh policy.
-
-    A draft, the action before, changes how many passes an action takes, and under exactness
-    `approx` its ids. It must not come from whichever episode happened to be evaluated before.
-    """
-    decoder = getattr(policy, "decoder", None)
-    if decoder is None:
-        return  # it does not decode
-    from openvla_ros.engine.exactness import ActionDecoder, Exactness
-
-    is_approx = decoder.exactness == "approx"
-    how = Exactness(
-        decoder.exactness,
-        drafts=decoder.uses_drafts or is_approx,
-        draft_tolerance=decoder.tolerance or 1,
-    )
-    fresh = ActionDecoder(decoder.model, decoder.engine, how)
-    fresh.model_margin = decoder.model_margin
-    fresh.model_differences = decoder.model_differences
-    policy.decoder = fresh  # type: ignore[attr-defined]
 
 
 class WorstFrames:

@@ -82,6 +82,7 @@ def write_record(path: Path, record: EpisodeRecord) -> None:
             np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
+        Path(name).chmod(0o644)  # a temporary file is its owner's alone
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
