@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -126,13 +127,13 @@ def _sound(sound: dict[str, Outcome]) -> Iterator[str]:
         "| episodes | number | correlation with the recordings | problems by the replay | "
         "problems by the audit | verdicts of the replay | not judged |"
     )
-    yield "| --- | --: | --- | --- | --- | --: | --: |"
+    yield "| --- | --: | --: | --- | --- | --: | --: |"
     for name, found in sound.items():
         shift = next(f for f in found.replay if f.item == "time shift")
         unjudged = sum(f.value == "cannot be judged" for f in found.replay)
-        words = shift.value if shift.value != "cannot be judged" else shift.reason
+        follows = re.search(r"correlation (-?[0-9.]+)", shift.value + shift.reason)
         yield (
-            f"| {name} | {len(found.records)} | {words} | {_list(found.named)} | "
+            f"| {name} | {len(found.records)} | {follows and follows[1]} | {_list(found.named)} | "
             f"{_list(found.named_by_audit)} | {len(found.replay) - unjudged} | {unjudged} |"
         )
 
