@@ -360,3 +360,22 @@ def test_thousands_of_episodes_are_drawn_in_at_most_so_many_parts() -> None:
     parts = steps.parts
     assert len(np.unique(parts)) <= MOST_PARTS and (np.diff(parts) >= 0).all()
     assert (np.diff(parts)[np.diff(steps.episode) == 0] == 0).all(), "an episode is torn apart"
+
+
+@pytest.mark.filterwarnings("error")
+def test_episodes_of_one_step_are_judged_but_for_what_needs_a_sequence() -> None:
+    sound = motions(100, 1)
+    found = findings(records([five_times(a) for a in sound], answers(sound, LEARNT)))
+    assert problems(found) == ["action scale"]
+    assert not problems(findings(records(sound, answers(sound, LEARNT))))
+
+
+@pytest.mark.filterwarnings("error")
+def test_recordings_without_actions_give_no_verdict() -> None:
+    sound = motions()
+    nothing = [np.full_like(actions, np.nan) for actions in sound]
+    given = replace(probes(None), recorded=np.full((60, 7), np.nan))
+    found = findings(records(nothing, answers(sound, LEARNT)), probes=given)
+    assert not problems(found)
+    judged = {finding.item for finding in found if finding.value != "cannot be judged"}
+    assert judged == {"sight", "hearing"}
