@@ -15,7 +15,7 @@ from draft_acceptance import Acceptance, challenge, follow, passes_as_on_gpu, sh
 from int4_rounding import ROUNDINGS, Rounding, relative_error
 from overfitted_policy import recorded_tokens
 
-from openvla_ros.evaluation.token_metrics import most_frequent_tokens
+from openvla_ros.evaluation.metrics.token_metrics import most_frequent_tokens
 from openvla_ros.policy import OpenVLAPolicy
 
 ENGINE_MODES = ("none", "fp8", "int8", "int4")

@@ -9,7 +9,7 @@ from accuracy_measurement import Comparison, Drafts, FrameSet, RoundingResult
 from draft_acceptance import TOKENIZER, USEFUL, Acceptance, LatencyCurve, Recorded
 from overfitted_policy import Training
 
-from openvla_ros.evaluation.token_metrics import Agreement, compare_tokens
+from openvla_ros.evaluation.metrics.token_metrics import Agreement, compare_tokens
 
 DIMENSIONS = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 REFERENCE = "bf16"

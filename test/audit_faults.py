@@ -16,7 +16,7 @@ import numpy as np
 
 from openvla_ros.action_specs import load_action_spec
 from openvla_ros.data.episode import Episode
-from openvla_ros.evaluation.audit import audit_episodes
+from openvla_ros.evaluation.audit.audit_report import audit_episodes
 
 RATE_HZ = 5.0
 Change = Callable[[Episode], Episode]

@@ -17,7 +17,7 @@ import numpy as np
 from bridge_episodes import WHY_NOT, octo_episodes
 from PIL import Image
 
-from openvla_ros.evaluation.audit_pictures import PictureFacts, look_at, measure_colours
+from openvla_ros.evaluation.audit.pictures import PictureFacts, look_at, measure_colours
 from openvla_ros.messages import bgr_to_rgb
 from openvla_ros.ros.frame_sources import shared_data_folder
 

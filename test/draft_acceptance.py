@@ -26,7 +26,7 @@ from bridge_episodes import (
 from overfitted_policy import ACTION_DIM
 
 from openvla_ros.engine.engine import Engine
-from openvla_ros.evaluation.token_metrics import leading_matches
+from openvla_ros.evaluation.metrics.token_metrics import leading_matches
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.model.modeling import GeneratedTokens
 from openvla_ros.policy import OpenVLAPolicy

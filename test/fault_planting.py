@@ -15,11 +15,11 @@ from bridge_episodes import EPISODES, octo_episodes
 
 from openvla_ros.data.episode import Episode
 from openvla_ros.data.npz_episodes import npz_episodes
-from openvla_ros.evaluation.audit import audit_episodes
-from openvla_ros.evaluation.diagnosis import diagnose
-from openvla_ros.evaluation.episode_answers import answer_episode
+from openvla_ros.evaluation.audit.audit_report import audit_episodes
+from openvla_ros.evaluation.diagnosis.diagnosis import diagnose
+from openvla_ros.evaluation.diagnosis.probes import ProbeResult, run_probes
 from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.probes import ProbeResult, run_probes
+from openvla_ros.evaluation.replay.episode_answers import answer_episode
 from openvla_ros.model.random_weights import BRIDGE_STATISTICS
 from openvla_ros.policy import OpenVLAPolicy
 from openvla_ros.ros.frame_sources import shared_data_folder

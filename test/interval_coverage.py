@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from openvla_ros.evaluation.comparison import bootstrap_interval
+from openvla_ros.evaluation.metrics.comparison import bootstrap_interval
 
 DIFFERENCE = 1.0
 TRIALS = 2000

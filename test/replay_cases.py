@@ -21,7 +21,7 @@ import numpy as np
 from openvla_ros.data.episode import Episode
 from openvla_ros.errors import SelfTestError
 from openvla_ros.evaluation.episode_record import EpisodeRecord, read_record
-from openvla_ros.evaluation.variants import MadeVariant
+from openvla_ros.evaluation.replay.variants import MadeVariant
 from openvla_ros.mock_policy import MockPolicy
 from openvla_ros.types import PRIMARY, Observation, Prediction
 

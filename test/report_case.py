@@ -1,7 +1,7 @@
 """Folders as `openvla-ros replay` leaves them, made of recorded or invented episodes.
 
 The answers are the recorded actions with errors of a known kind; the figures come from
-`evaluation.metrics`, so that what the report reads is what a replay writes.
+`evaluation.metrics.summary`, so that what the report reads is what a replay writes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image
 
 from openvla_ros.action_specs import load_action_spec
-from openvla_ros.evaluation.comparison import compare_variants
-from openvla_ros.evaluation.diagnosis import diagnose
+from openvla_ros.evaluation.diagnosis.diagnosis import diagnose
 from openvla_ros.evaluation.episode_record import EpisodeRecord, write_record
-from openvla_ros.evaluation.metrics import summarize
-from openvla_ros.evaluation.step_errors import error_units
+from openvla_ros.evaluation.metrics.comparison import compare_variants
+from openvla_ros.evaluation.metrics.step_errors import error_units
+from openvla_ros.evaluation.metrics.summary import summarize
 from openvla_ros.model.action_stats import ActionStats, normalize, unnormalize
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.types import ActionSpec, Finding

@@ -13,8 +13,8 @@ from bridge_episodes import WHY_NOT, bridge_stats, has_recordings
 from openvla_ros.action_specs import load_action_spec
 from openvla_ros.data.episode import Episode
 from openvla_ros.errors import ActionStatsError, ConfigurationError
-from openvla_ros.evaluation.audit import AuditReport, audit_episodes
-from openvla_ros.evaluation.replay_folder import plain
+from openvla_ros.evaluation.audit.audit_report import AuditReport, audit_episodes
+from openvla_ros.evaluation.replay.folder import plain
 from openvla_ros.types import ActionSpec, Finding
 
 KEY = "bridge_orig"

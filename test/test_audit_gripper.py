@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from openvla_ros.action_specs import load_action_spec
-from openvla_ros.evaluation.audit_gripper import (
+from openvla_ros.evaluation.audit.gripper import (
     gripper_changes,
     judge_gripper,
     measure_gripper,

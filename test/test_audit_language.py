@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openvla_ros.evaluation.audit_language import (
+from openvla_ros.evaluation.audit.language import (
     judge_language,
     measure_language,
     plain_words,

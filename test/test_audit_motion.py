@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openvla_ros.action_specs import load_action_spec
-from openvla_ros.evaluation.audit_motion import (
+from openvla_ros.evaluation.audit.motion import (
     find_pauses,
     judge_idle,
     longest_run,

@@ -10,8 +10,8 @@ from audit_faults import make_episode, octo_episodes, planted
 from bridge_episodes import WHY_NOT, bridge_stats, has_recordings
 
 from openvla_ros.action_specs import load_action_spec
-from openvla_ros.evaluation.audit import audit_episodes
-from openvla_ros.evaluation.audit_page import MOST_ROWS, audit_page
+from openvla_ros.evaluation.audit.audit_report import audit_episodes
+from openvla_ros.evaluation.audit.page import MOST_ROWS, audit_page
 
 SPEC = load_action_spec("bridge_orig")
 needs_recordings = pytest.mark.skipif(not has_recordings(), reason=WHY_NOT)

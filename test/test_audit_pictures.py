@@ -7,7 +7,7 @@ import pytest
 from bridge_episodes import WHY_NOT, has_recordings
 from colour_statistics import REVERSED_BELOW, frames100
 
-from openvla_ros.evaluation.audit_pictures import (
+from openvla_ros.evaluation.audit.pictures import (
     colour_reference,
     judge_colours,
     judge_repeats,

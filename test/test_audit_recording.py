@@ -7,8 +7,8 @@ import pytest
 from audit_faults import make_episode
 
 from openvla_ros.action_specs import load_action_spec
-from openvla_ros.evaluation.audit_pictures import look_at
-from openvla_ros.evaluation.audit_recording import Recording, episode_rows, judge_recording
+from openvla_ros.evaluation.audit.pictures import look_at
+from openvla_ros.evaluation.audit.recording import Recording, episode_rows, judge_recording
 from openvla_ros.types import ActionSpec
 
 SPEC = load_action_spec("bridge_orig")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openvla_ros.evaluation.audit_scale import (
+from openvla_ros.evaluation.audit.scale import (
     FACTORS,
     ROTATION_FACTORS,
     factor_text,

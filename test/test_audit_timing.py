@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openvla_ros.evaluation.audit_timing import Timing, judge_timing, measure_timing
+from openvla_ros.evaluation.audit.timing import Timing, judge_timing, measure_timing
 
 
 def stamps(times_s: np.ndarray | list[float]) -> np.ndarray:

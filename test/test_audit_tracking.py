@@ -7,7 +7,7 @@ import pytest
 from bridge_episodes import WHY_NOT, has_recordings, octo_episodes
 
 from openvla_ros.control.displacement import euler_matrix
-from openvla_ros.evaluation.audit_tracking import (
+from openvla_ros.evaluation.audit.tracking import (
     Tracking,
     judge_tracking,
     measure_tracking,

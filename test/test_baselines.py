@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from synthetic_records import SPEC, STATS, TOKENIZER, noisy, perfect_records
 
-from openvla_ros.evaluation.baselines import mean_action, previous_action, zero_action
 from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.metrics import VariantMetrics, summarize
-from openvla_ros.evaluation.stacked_records import Recordings, stack_records
+from openvla_ros.evaluation.metrics.baselines import mean_action, previous_action, zero_action
+from openvla_ros.evaluation.metrics.stacked_records import Recordings, stack_records
+from openvla_ros.evaluation.metrics.summary import VariantMetrics, summarize
 from openvla_ros.types import ActionSpec
 
 

@@ -103,7 +103,7 @@ def test_recorded_actions_go_through_the_motion_stage_without_a_policy(
 def test_live_plays_the_bag_to_a_node_with_the_same_policy(
     tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    from openvla_ros.evaluation.live_result import live_result
+    from openvla_ros.evaluation.replay.live_result import live_result
     from openvla_ros.ros import live_replay
 
     asked: dict[str, Any] = {}

@@ -11,14 +11,14 @@ from interval_coverage import coverage, simulated
 from synthetic_records import SPEC, STATS, TOKENIZER, noisy, perfect_records
 
 from openvla_ros.errors import ConfigurationError
-from openvla_ros.evaluation.comparison import (
+from openvla_ros.evaluation.episode_record import EpisodeRecord
+from openvla_ros.evaluation.metrics.comparison import (
     METRICS,
     VERDICTS,
     Comparison,
     bootstrap_interval,
     compare_variants,
 )
-from openvla_ros.evaluation.episode_record import EpisodeRecord
 from openvla_ros.types import ActionSpec
 
 Records = list[EpisodeRecord]

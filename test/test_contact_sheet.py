@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from openvla_ros.errors import ImageError
-from openvla_ros.evaluation.contact_sheet import (
+from openvla_ros.evaluation.pictures.contact_sheet import (
     CELL_WIDTH,
     GAP,
     PANEL_HEIGHT,
@@ -18,7 +18,7 @@ from openvla_ros.evaluation.contact_sheet import (
     draw_contact_sheet,
     pick_evenly,
 )
-from openvla_ros.evaluation.drawing import BAD, GOOD, MOVE, VERTICAL, fit, font
+from openvla_ros.evaluation.pictures.drawing import BAD, GOOD, MOVE, VERTICAL, fit, font
 
 STEP = SheetStep(
     image=np.full((90, 120, 3), (255, 0, 0), np.uint8),

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from synthetic_records import SPEC, STATS, TOKENIZER, record
 
-from openvla_ros.evaluation.diagnosis import diagnose
-from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.evidence import MOST_PARTS, steps_of
-from openvla_ros.evaluation.probes import (
+from openvla_ros.evaluation.diagnosis.diagnosis import diagnose
+from openvla_ros.evaluation.diagnosis.evidence import MOST_PARTS, steps_of
+from openvla_ros.evaluation.diagnosis.probes import (
     AS_IS,
     BGR,
     BLACK,
@@ -24,6 +23,7 @@ from openvla_ros.evaluation.probes import (
     UPSIDE_DOWN,
     ProbeResult,
 )
+from openvla_ros.evaluation.episode_record import EpisodeRecord
 from openvla_ros.model.action_stats import ActionStats, normalize, unnormalize
 from openvla_ros.types import Finding
 

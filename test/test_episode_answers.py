@@ -20,14 +20,14 @@ from replay_cases import (
 )
 
 from openvla_ros.errors import ConfigurationError, ImageError, InstructionError
-from openvla_ros.evaluation.episode_answers import (
+from openvla_ros.evaluation.replay.episode_answers import (
     WorstFrames,
     answer_episode,
     normalized_distance,
     small_jpeg,
 )
-from openvla_ros.evaluation.policy_description import describe
-from openvla_ros.evaluation.variants import Variant
+from openvla_ros.evaluation.replay.policy_description import describe
+from openvla_ros.evaluation.replay.variants import Variant
 from openvla_ros.mock_policy import MockPolicy
 from openvla_ros.policy import OpenVLAPolicy
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic_records import TOKENIZER, perfect_records
 
-from openvla_ros.evaluation.evidence import (
+from openvla_ros.evaluation.diagnosis.evidence import (
     LEAST_CORRELATION,
     PART_STEPS,
     RESAMPLES,

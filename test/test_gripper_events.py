@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from openvla_ros.evaluation.gripper_events import match_events
+from openvla_ros.evaluation.metrics.gripper_events import match_events
 
 
 def delays(recorded: str, answered: str, rate_hz: float = 5.0) -> list[tuple[int, str, int | None]]:

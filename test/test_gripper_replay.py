@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from openvla_ros.control.gripper import GripperLogic
-from openvla_ros.evaluation.gripper_replay import GripperOutcome, gripper_outcome
+from openvla_ros.evaluation.motion.gripper_replay import GripperOutcome, gripper_outcome
 
 
 def outcome(openings: list[float], *, votes: int = 2, invert: bool = False) -> GripperOutcome:

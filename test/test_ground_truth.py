@@ -20,8 +20,8 @@ from motion_episodes import (
 from openvla_ros.config.motion import GripperConfig, MotionConfig
 from openvla_ros.control.pose import Pose
 from openvla_ros.errors import MotionError
-from openvla_ros.evaluation.ground_truth import replay_ground_truth
-from openvla_ros.evaluation.ground_truth_report import Gap, GroundTruthReport
+from openvla_ros.evaluation.motion.ground_truth import replay_ground_truth
+from openvla_ros.evaluation.motion.ground_truth_report import Gap, GroundTruthReport
 
 EXACT = MotionConfig(twist_mode="exact")
 SCALE_5 = np.array([5, 5, 5, 5, 5, 5, 1])

@@ -8,7 +8,7 @@ import numpy as np
 from motion_episodes import SPEC, episode_of, octo_actions
 
 from openvla_ros.config.motion import GripperConfig, MotionConfig
-from openvla_ros.evaluation.ground_truth import replay_ground_truth
+from openvla_ros.evaluation.motion.ground_truth import replay_ground_truth
 from openvla_ros.types import Finding
 
 EXACT = MotionConfig(twist_mode="exact")

@@ -14,7 +14,7 @@ pytest.importorskip("rosbags", reason="bags need the extra `bags`")
 from openvla_ros.data.bag_file import RAW_IMAGE, BagFile, typestore_for
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.live_result import LIVE_FILE
+from openvla_ros.evaluation.replay.live_result import LIVE_FILE
 from openvla_ros.ros.live_replay import LiveOptions, LiveReplayError, run_live_replay
 
 pytestmark = pytest.mark.ros

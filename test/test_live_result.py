@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.live_result import LiveAnswer, LiveResult, live_result
+from openvla_ros.evaluation.replay.live_result import LiveAnswer, LiveResult, live_result
 
 STEPS = 5
 PERIOD_NS = 200_000_000

@@ -23,9 +23,9 @@ from synthetic_records import (
 
 from openvla_ros.action_specs import load_action_spec
 from openvla_ros.errors import ActionStatsError, ConfigurationError
-from openvla_ros.evaluation.comparison import METRICS, VERDICTS, compare_variants
 from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.metrics import VariantMetrics, summarize
+from openvla_ros.evaluation.metrics.comparison import METRICS, VERDICTS, compare_variants
+from openvla_ros.evaluation.metrics.summary import VariantMetrics, summarize
 from openvla_ros.model.action_stats import ActionStats, parse_action_stats
 from openvla_ros.types import ActionSpec
 

@@ -16,7 +16,7 @@ from openvla_ros.control.pose import Pose
 from openvla_ros.control.safety import Intervention
 from openvla_ros.control.states import Drop
 from openvla_ros.errors import MotionError
-from openvla_ros.evaluation.motion_replay import (
+from openvla_ros.evaluation.motion.motion_replay import (
     StreamedMotion,
     commanded_steps,
     pose_of_state,

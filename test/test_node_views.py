@@ -22,8 +22,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from visualization_msgs.msg import Marker, MarkerArray
 
 from openvla_ros.control.states import Reason, State
-from openvla_ros.evaluation.drawing import BAD, GOOD, MOVE
-from openvla_ros.evaluation.overlay import HEADER, HEIGHT, ON_PICTURE, PICTURE, WIDTH
+from openvla_ros.evaluation.pictures.drawing import BAD, GOOD, MOVE
+from openvla_ros.evaluation.pictures.overlay import HEADER, HEIGHT, ON_PICTURE, PICTURE, WIDTH
 from openvla_ros.ros import debug_views
 from openvla_ros.ros.node import OpenVLANode
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from openvla_ros.errors import ImageError
-from openvla_ros.evaluation.drawing import BAD, GOOD, MOVE, PAPER
-from openvla_ros.evaluation.overlay import (
+from openvla_ros.evaluation.pictures.drawing import BAD, GOOD, MOVE, PAPER
+from openvla_ros.evaluation.pictures.overlay import (
     HEADER,
     HEIGHT,
     ON_PICTURE,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from replay_cases import ACTION, BlindPolicy, shared_checkpoint
 
-from openvla_ros.evaluation.policy_description import PolicyDescription, describe
-from openvla_ros.evaluation.variants import Variant
+from openvla_ros.evaluation.replay.policy_description import PolicyDescription, describe
+from openvla_ros.evaluation.replay.variants import Variant
 from openvla_ros.mock_policy import MockPolicy
 from openvla_ros.model.action_stats import unnormalize
 

@@ -10,7 +10,7 @@ import pytest
 
 from openvla_ros.data.episode import Episode
 from openvla_ros.errors import ConfigurationError
-from openvla_ros.evaluation.probes import (
+from openvla_ros.evaluation.diagnosis.probes import (
     AS_IS,
     BGR,
     BLACK,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openvla_ros.evaluation.projection import CameraModel, arrow_in_view, view_map
+from openvla_ros.evaluation.pictures.projection import CameraModel, arrow_in_view, view_map
 from openvla_ros.model.image_options import ImageOptions
 from openvla_ros.model.processing import ImageProcessor
 

@@ -19,7 +19,11 @@ from overfitted_policy import build_overfitted_checkpoint
 
 from openvla_ros.engine import low_bit
 from openvla_ros.engine.low_bit import LowBitMatrix
-from openvla_ros.evaluation.token_metrics import Agreement, compare_tokens, most_frequent_tokens
+from openvla_ros.evaluation.metrics.token_metrics import (
+    Agreement,
+    compare_tokens,
+    most_frequent_tokens,
+)
 
 pytestmark = [
     pytest.mark.slow,

@@ -25,9 +25,9 @@ from openvla_ros.errors import (
     DependencyError,
     OpenVLAError,
 )
-from openvla_ros.evaluation.ray_engine import MOST_LOSSES, RayEngine
-from openvla_ros.evaluation.replay import ReplayOptions, replay
-from openvla_ros.evaluation.variants import MadeVariant, Variant
+from openvla_ros.evaluation.replay.ray_engine import MOST_LOSSES, RayEngine
+from openvla_ros.evaluation.replay.run import ReplayOptions, replay
+from openvla_ros.evaluation.replay.variants import MadeVariant, Variant
 
 LOCAL = ReplayOptions(bag=False, tell=lambda text: None)
 RAY = replace(LOCAL, engine="ray", workers=2)

@@ -7,7 +7,7 @@ import pytest
 from motion_episodes import PERIOD_NS, SPEC, START_NS, episode_of, octo_actions
 
 from openvla_ros.errors import ActionStatsError, ConfigurationError, InstructionError
-from openvla_ros.evaluation.recorded_policy import TRIAL_STAMP, RecordedPolicy
+from openvla_ros.evaluation.motion.recorded_policy import TRIAL_STAMP, RecordedPolicy
 from openvla_ros.model.action_stats import ActionStats, normalize, parse_action_stats, unnormalize
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.types import PRIMARY, Observation
@@ -115,7 +115,7 @@ def test_it_says_that_it_is_no_checkpoint_and_wants_an_instruction() -> None:
 
 
 def test_the_replay_of_a_model_finds_no_error_in_the_recording_itself() -> None:
-    from openvla_ros.evaluation.episode_answers import answer_episode
+    from openvla_ros.evaluation.replay.episode_answers import answer_episode
 
     episode = episode_of(octo_actions()[2])
     record = answer_episode(RecordedPolicy([episode], SPEC, STATS, TOKENIZER), episode, STATS)

@@ -28,10 +28,10 @@ from replay_cases import (
 from openvla_ros.config import NodeConfig
 from openvla_ros.data.episode import Episode
 from openvla_ros.errors import ConfigurationError, DependencyError, InstructionError
-from openvla_ros.evaluation import replay_folder
 from openvla_ros.evaluation.episode_record import read_record
-from openvla_ros.evaluation.replay import ReplayOptions, replay
-from openvla_ros.evaluation.variants import MadeVariant, Variant
+from openvla_ros.evaluation.replay import folder as replay_folder
+from openvla_ros.evaluation.replay.run import ReplayOptions, replay
+from openvla_ros.evaluation.replay.variants import MadeVariant, Variant
 from openvla_ros.mock_policy import MockPolicy
 from openvla_ros.policy import OpenVLAPolicy
 from openvla_ros.ros.frame_sources import shared_data_folder

@@ -14,14 +14,14 @@ from openvla_ros.control.states import Drop
 from openvla_ros.data.episode import Episode
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.motion_replay import commanded_steps, stream_actions
+from openvla_ros.evaluation.motion.motion_replay import commanded_steps, stream_actions
 from openvla_ros.messages import compressed_to_rgb, image_to_rgb
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 
 pytest.importorskip("rosbags", reason="bags need the extra `bags`")
 from openvla_ros.data.bag_file import COMPRESSED_IMAGE, RAW_IMAGE, BagFile, open_bag
-from openvla_ros.evaluation import replay_bag
-from openvla_ros.evaluation.replay_bag import (
+from openvla_ros.evaluation.motion import replay_bag
+from openvla_ros.evaluation.motion.replay_bag import (
     ACTION_TOPIC,
     INSTRUCTION_TOPIC,
     RECORDED_TOPIC,
@@ -29,7 +29,7 @@ from openvla_ros.evaluation.replay_bag import (
     write_replay_bag,
     write_replay_bags,
 )
-from openvla_ros.evaluation.replay_messages import TEXT, TWIST, ReplayMessages
+from openvla_ros.evaluation.motion.replay_messages import TEXT, TWIST, ReplayMessages
 
 MOTION = MotionConfig(base_frame="wx250s/base_link", twist_mode="exact")
 GRIPPER = GripperConfig()

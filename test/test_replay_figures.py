@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from synthetic_records import SPEC, STATS, TOKENIZER, record
 
-from openvla_ros.evaluation.metrics import VariantMetrics, summarize
+from openvla_ros.evaluation.metrics.summary import VariantMetrics, summarize
 from openvla_ros.model.action_stats import normalize
 
 HZ = 5.0

@@ -12,9 +12,9 @@ from replay_cases import ACTION
 from test_episode_record import record
 
 from openvla_ros.errors import ConfigurationError
-from openvla_ros.evaluation import replay_folder
-from openvla_ros.evaluation.policy_description import describe
-from openvla_ros.evaluation.replay_folder import ReplayFolder, plain, writing_file
+from openvla_ros.evaluation.replay import folder as replay_folder
+from openvla_ros.evaluation.replay.folder import ReplayFolder, plain, writing_file
+from openvla_ros.evaluation.replay.policy_description import describe
 from openvla_ros.mock_policy import MockPolicy
 
 PLAN = {"format": 1, "sources": ["a"], "versions": {"numpy": "2"}}

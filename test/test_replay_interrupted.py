@@ -21,7 +21,7 @@ import pytest
 from replay_cases import made_up_episodes, pixel_variant, require_equal_records, without_report
 
 from openvla_ros.errors import ConfigurationError
-from openvla_ros.evaluation.replay import ReplayOptions, replay
+from openvla_ros.evaluation.replay.run import ReplayOptions, replay
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ReplayOptions(bag=False)

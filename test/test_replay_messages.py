@@ -14,7 +14,7 @@ from openvla_ros.evaluation.episode_record import EpisodeRecord
 from openvla_ros.types import Prediction
 
 pytest.importorskip("rosbags", reason="bags need the extra `bags`")
-from openvla_ros.evaluation.replay_messages import ACTION, ReplayedAnswer, ReplayMessages
+from openvla_ros.evaluation.motion.replay_messages import ACTION, ReplayedAnswer, ReplayMessages
 
 STAMP_NS = 1_700_000_000_123_456_789
 ACTION_ROW = np.array([0.01, -0.02, 0.03, 0.1, -0.2, 0.3, 1.0])

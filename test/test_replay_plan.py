@@ -11,8 +11,8 @@ import pytest
 from replay_cases import made_up_episodes, pixel_variant
 
 from openvla_ros.errors import ConfigurationError
-from openvla_ros.evaluation.replay_plan import fingerprint, plan_of, require_apart, versions
-from openvla_ros.evaluation.variants import Variant
+from openvla_ros.evaluation.replay.plan import fingerprint, plan_of, require_apart, versions
+from openvla_ros.evaluation.replay.variants import Variant
 
 MIB = 2**20
 

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("rosbags", reason="bags need the extra `bags`")
 from openvla_ros.data.bag_file import open_bag, typestore_for
 from openvla_ros.errors import ConfigurationError
-from openvla_ros.evaluation.replay_writer import ReplayWriter
+from openvla_ros.evaluation.motion.replay_writer import ReplayWriter
 
 TEXT = "std_msgs/msg/String"
 

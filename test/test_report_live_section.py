@@ -9,7 +9,7 @@ import pytest
 from report_case import invented_records, write_replay
 from test_live_result import answers, offline
 
-from openvla_ros.evaluation.live_result import LIVE_FILE, live_result
+from openvla_ros.evaluation.replay.live_result import LIVE_FILE, live_result
 from openvla_ros.evaluation.report.live_section import live_section
 from openvla_ros.evaluation.report.results import read_results
 

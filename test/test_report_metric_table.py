@@ -4,7 +4,7 @@ from dataclasses import fields
 
 from report_case import SPEC, STATS, TOKENIZER, invented_records
 
-from openvla_ros.evaluation.metrics import summarize
+from openvla_ros.evaluation.metrics.summary import summarize
 from openvla_ros.evaluation.report.metric_table import (
     AGAINST_BASELINES,
     BASELINES,

@@ -11,8 +11,8 @@ from synthetic_records import SPEC, STATS, TOKENIZER, noisy, perfect_records
 
 from openvla_ros.control.displacement import StepLimits, displacement
 from openvla_ros.control.pose import exponential_map, rotation_to_quaternion
-from openvla_ros.evaluation.stacked_records import StackedRecords, stack_records
-from openvla_ros.evaluation.step_errors import (
+from openvla_ros.evaluation.metrics.stacked_records import StackedRecords, stack_records
+from openvla_ros.evaluation.metrics.step_errors import (
     DATASET_UNITS,
     error_units,
     is_closed,

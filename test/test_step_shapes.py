@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from openvla_ros.control.pose import Pose, exponential_map
-from openvla_ros.evaluation.step_shapes import DeltaPath, arc_points, box_edges
+from openvla_ros.evaluation.pictures.step_shapes import DeltaPath, arc_points, box_edges
 
 
 @pytest.mark.parametrize("axis", [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, -2, 3], [0, 0, -1]])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from test_episode_record import record
 
-from openvla_ros.evaluation.step_table import columns, write_step_table
+from openvla_ros.evaluation.replay.step_table import columns, write_step_table
 
 
 def test_every_number_reads_back_to_the_last_bit(tmp_path: Path) -> None:

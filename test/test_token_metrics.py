@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from openvla_ros.evaluation.token_metrics import (
+from openvla_ros.evaluation.metrics.token_metrics import (
     bin_errors,
     compare_tokens,
     leading_matches,

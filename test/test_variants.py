@@ -12,7 +12,7 @@ import pytest
 from replay_cases import pixel_variant, shared_checkpoint
 
 from openvla_ros.errors import ConfigurationError
-from openvla_ros.evaluation.variants import Variant, parse_comparison, require_distinct
+from openvla_ros.evaluation.replay.variants import Variant, parse_comparison, require_distinct
 from openvla_ros.model.image_options import ImageOptions
 
 BASE = Variant("base", "some/checkpoint", unnorm_key="bridge_orig", device="cpu")

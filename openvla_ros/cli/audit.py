@@ -24,7 +24,7 @@ from openvla_ros.model.action_stats import ActionStats, read_norm_stats, resolve
 
 if TYPE_CHECKING:
     from openvla_ros.data.episode import Episode
-    from openvla_ros.evaluation.audit import AuditReport
+    from openvla_ros.evaluation.audit.audit_report import AuditReport
 
 JSON_FILE, HTML_FILE = "audit.json", "audit.html"
 
@@ -58,7 +58,7 @@ def audit(
     norm_stats = read_norm_stats(local_folder(checkpoint)) if checkpoint else {}
     key = _chosen_key(norm_stats, unnorm_key)
     with needs("Reading recordings"):
-        from openvla_ros.evaluation.audit import audit_episodes
+        from openvla_ros.evaluation.audit.audit_report import audit_episodes
 
         episodes = [
             episode
@@ -124,8 +124,8 @@ def _progress(episodes: int) -> Iterator[Callable[[str], None]]:
 
 
 def _write(out: Path, report: AuditReport, sources: list[str]) -> None:
-    from openvla_ros.evaluation.audit_page import audit_page
-    from openvla_ros.evaluation.replay_folder import plain, writing_file
+    from openvla_ros.evaluation.audit.page import audit_page
+    from openvla_ros.evaluation.replay.folder import plain, writing_file
 
     content = {"sources": sources, **plain(report.to_dict())}
     with writing_file(out / JSON_FILE) as path:

@@ -20,8 +20,8 @@ from openvla_ros.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from openvla_ros.data.topics import TopicConfig
-    from openvla_ros.evaluation.replay import ReplayOptions
-    from openvla_ros.evaluation.variants import Variant
+    from openvla_ros.evaluation.replay.run import ReplayOptions
+    from openvla_ros.evaluation.replay.variants import Variant
 
 INCOMPLETE = 1  # exit code
 
@@ -58,8 +58,8 @@ def replay(
         from openvla_ros.cli import replay_modes
         from openvla_ros.config import NodeConfig
         from openvla_ros.config.files import read_parameter_file
-        from openvla_ros.evaluation.replay import ReplayOptions
-        from openvla_ros.evaluation.variants import BASE, Variant, parse_comparison
+        from openvla_ros.evaluation.replay.run import ReplayOptions
+        from openvla_ros.evaluation.replay.variants import BASE, Variant, parse_comparison
 
         parameters = read_parameter_file(params_file) if params_file else {}
         options = ReplayOptions(
@@ -116,8 +116,8 @@ def _evaluate(
     sources: list[Path], variants: list[Variant], out: Path, options: ReplayOptions
 ) -> dict[str, Any]:
     """Return what metrics.json holds."""
-    from openvla_ros.evaluation.replay import replay as evaluate
-    from openvla_ros.evaluation.replay_folder import METRICS
+    from openvla_ros.evaluation.replay.folder import METRICS
+    from openvla_ros.evaluation.replay.run import replay as evaluate
 
     with needs("replay"), replay_progress() as shown:
         told = changed(options, on_loading=shown.loading, on_steps=shown.steps, tell=shown.tell)
@@ -129,7 +129,7 @@ def _show(
     metrics: dict[str, Any], live: dict[str, Any] | None, out: Path, *, as_json: bool
 ) -> None:
     from openvla_ros.cli import replay_tables
-    from openvla_ros.evaluation.replay_folder import REPORT
+    from openvla_ros.evaluation.replay.folder import REPORT
 
     if as_json:
         print_json({"out": out, "report": out / REPORT, "metrics": metrics, "live": live})

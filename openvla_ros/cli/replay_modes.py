@@ -14,8 +14,8 @@ from openvla_ros.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from openvla_ros.data.topics import TopicConfig
-    from openvla_ros.evaluation.replay import ReplayOptions
-    from openvla_ros.evaluation.variants import Variant
+    from openvla_ros.evaluation.replay.run import ReplayOptions
+    from openvla_ros.evaluation.replay.variants import Variant
 
 
 def key_of(unnorm_key: str, checkpoint: str) -> str:
@@ -63,9 +63,9 @@ def run_ground_truth(
         from openvla_ros.action_specs import load_action_spec
         from openvla_ros.cli.replay_tables import show_findings
         from openvla_ros.control.motion import complete_spec
-        from openvla_ros.evaluation.ground_truth import replay_ground_truth
-        from openvla_ros.evaluation.replay import open_sources
-        from openvla_ros.evaluation.replay_folder import GROUND_TRUTH, plain, writing_file
+        from openvla_ros.evaluation.motion.ground_truth import replay_ground_truth
+        from openvla_ros.evaluation.replay.folder import GROUND_TRUTH, plain, writing_file
+        from openvla_ros.evaluation.replay.run import open_sources
 
         node = options.node
         jobs, problems = open_sources(list(sources), options)
@@ -125,7 +125,7 @@ def run_live(
         OpenVLAError: The node or the player fails.
     """
     from openvla_ros.evaluation.episode_record import read_record
-    from openvla_ros.evaluation.replay_folder import RECORDS
+    from openvla_ros.evaluation.replay.folder import RECORDS
 
     with needs("replay --live"):
         from openvla_ros.evaluation.report import write_report

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 @dataclass(frozen=True)
 class ReplayProgress:
-    """Three things that `evaluation.replay` tells, drawn as bars and lines of one screen."""
+    """Three things that `evaluation.replay.run` tells, drawn as bars and lines of one screen."""
 
     bars: Progress
     tasks: dict[str, TaskID]

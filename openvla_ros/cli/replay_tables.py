@@ -50,7 +50,7 @@ def show_metrics(metrics: Mapping[str, Any]) -> None:
 
 def show_findings(findings: Sequence[Finding]) -> None:
     """Print findings, problems first; what is well, and what cannot be judged, in a line each."""
-    from openvla_ros.evaluation.evidence import not_judged
+    from openvla_ros.evaluation.diagnosis.evidence import not_judged
 
     console = wide_console()
     for level in ("problem", "warn"):

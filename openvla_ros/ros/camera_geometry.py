@@ -14,7 +14,7 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo
 
 from openvla_ros.control.pose import quaternion_to_rotation
-from openvla_ros.evaluation.projection import CameraModel
+from openvla_ros.evaluation.pictures.projection import CameraModel
 from openvla_ros.ros import qos
 
 TOPIC = "camera_info"

@@ -14,8 +14,8 @@ from rclpy.node import Node
 from openvla_ros.control.pose import Pose, pose_problem
 from openvla_ros.control.states import Drop, Reason, State
 from openvla_ros.control.supervisor import Verdict
-from openvla_ros.evaluation.overlay import Overlay
-from openvla_ros.evaluation.projection import Arrow, arrow_in_view, view_map
+from openvla_ros.evaluation.pictures.overlay import Overlay
+from openvla_ros.evaluation.pictures.projection import Arrow, arrow_in_view, view_map
 from openvla_ros.messages import stamp_ns
 from openvla_ros.ros.camera_geometry import CameraGeometry
 from openvla_ros.ros.frames import Answer

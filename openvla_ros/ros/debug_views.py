@@ -21,8 +21,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from visualization_msgs.msg import MarkerArray
 
 from openvla_ros.control.states import Drop
-from openvla_ros.evaluation.overlay import draw_overlay
-from openvla_ros.evaluation.step_shapes import DeltaPath
+from openvla_ros.evaluation.pictures.overlay import draw_overlay
+from openvla_ros.evaluation.pictures.step_shapes import DeltaPath
 from openvla_ros.ros.debug_picture import DebugPicture, Scene, state_text, tool_pose
 from openvla_ros.ros.frames import Answer
 from openvla_ros.ros.markers import path_message, step_markers

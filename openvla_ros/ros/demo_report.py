@@ -13,7 +13,7 @@ import numpy as np
 from openvla_ros.control.states import Drop
 from openvla_ros.data.bag_file import IMAGE_TYPES, open_bag, picture_to_rgb
 from openvla_ros.errors import ConfigurationError
-from openvla_ros.evaluation.contact_sheet import SheetStep, draw_contact_sheet, pick_evenly
+from openvla_ros.evaluation.pictures.contact_sheet import SheetStep, draw_contact_sheet, pick_evenly
 from openvla_ros.ros.monitor_view import latency_s
 
 ACTION_TYPE = "openvla_ros/msg/VLAAction"

@@ -25,7 +25,7 @@ from openvla_ros.control.states import Drop, Reason, State
 from openvla_ros.data.bag_file import COMPRESSED_IMAGE, IMAGE_TYPES, open_bag
 from openvla_ros.errors import ConfigurationError, OpenVLAError
 from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.live_result import LIVE_FILE, LiveAnswer, LiveResult, live_result
+from openvla_ros.evaluation.replay.live_result import LIVE_FILE, LiveAnswer, LiveResult, live_result
 from openvla_ros.messages import stamp_ns
 from openvla_ros.msg import VLAAction, VLAStatus
 from openvla_ros.ros import qos

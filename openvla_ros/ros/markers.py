@@ -13,7 +13,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from openvla_ros.control.pose import Pose, rotation_to_quaternion
-from openvla_ros.evaluation.step_shapes import arc_points, box_edges
+from openvla_ros.evaluation.pictures.step_shapes import arc_points, box_edges
 
 Box = tuple[np.ndarray, np.ndarray]
 NAMESPACE = "openvla"

@@ -11,7 +11,7 @@ from typing import Any
 
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.evaluation.episode_record import EpisodeRecord, read_record
-from openvla_ros.evaluation.live_result import LIVE_FILE
+from openvla_ros.evaluation.replay.live_result import LIVE_FILE
 from openvla_ros.evaluation.report.quantities import Units, units_of
 from openvla_ros.types import ActionSpec, Finding
 

@@ -15,22 +15,22 @@ import numpy as np
 from openvla_ros.config import NodeConfig
 from openvla_ros.control.motion import complete_spec
 from openvla_ros.errors import OpenVLAError
-from openvla_ros.evaluation.comparison import compare_variants
-from openvla_ros.evaluation.diagnosis import diagnose
-from openvla_ros.evaluation.engines import Job
+from openvla_ros.evaluation.diagnosis.diagnosis import diagnose
+from openvla_ros.evaluation.diagnosis.probes import ProbeResult
 from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.metrics import summarize
-from openvla_ros.evaluation.policy_description import PolicyDescription
-from openvla_ros.evaluation.probes import ProbeResult
-from openvla_ros.evaluation.replay_folder import (
+from openvla_ros.evaluation.metrics.comparison import compare_variants
+from openvla_ros.evaluation.metrics.step_errors import error_units
+from openvla_ros.evaluation.metrics.summary import summarize
+from openvla_ros.evaluation.replay.engines import Job
+from openvla_ros.evaluation.replay.folder import (
     METRICS,
     REPLAY_BAG,
     STEPS,
     ReplayFolder,
     writing_file,
 )
-from openvla_ros.evaluation.step_errors import error_units
-from openvla_ros.evaluation.step_table import write_step_table
+from openvla_ros.evaluation.replay.policy_description import PolicyDescription
+from openvla_ros.evaluation.replay.step_table import write_step_table
 from openvla_ros.types import Finding
 
 
@@ -211,7 +211,7 @@ def _write_steps(folder: ReplayFolder, records: Mapping[str, Sequence[EpisodeRec
 
 def _write_bag(folder: ReplayFolder, result: VariantResult, node: NodeConfig) -> None:
     """Write the recorded topics with the answers of the reference, for rviz and Foxglove."""
-    from openvla_ros.evaluation.replay_bag import write_replay_bag
+    from openvla_ros.evaluation.motion.replay_bag import write_replay_bag
 
     policy = result.policy
     with folder.writing_folder(REPLAY_BAG) as path:

@@ -14,7 +14,7 @@ from openvla_ros.control.displacement import StepLimits, euler_matrix
 from openvla_ros.control.gripper import opening
 from openvla_ros.control.motion import ACTION_DIM
 from openvla_ros.control.pose import exponential_map
-from openvla_ros.evaluation.stacked_records import Answers, Recordings
+from openvla_ros.evaluation.metrics.stacked_records import Answers, Recordings
 from openvla_ros.model.action_stats import ActionStats
 from openvla_ros.types import ActionSpec
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from openvla_ros.evaluation.stacked_records import Answers, Recordings
-from openvla_ros.evaluation.step_errors import is_closed
-from openvla_ros.evaluation.token_metrics import most_frequent_tokens
+from openvla_ros.evaluation.metrics.stacked_records import Answers, Recordings
+from openvla_ros.evaluation.metrics.step_errors import is_closed
+from openvla_ros.evaluation.metrics.token_metrics import most_frequent_tokens
 from openvla_ros.model.action_stats import ActionStats, normalize
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.types import ActionSpec

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from openvla_ros.evaluation.evidence import (
+from openvla_ros.evaluation.diagnosis.evidence import (
     MOTION,
     SECTION,
     Fit,
@@ -15,7 +15,7 @@ from openvla_ros.evaluation.evidence import (
     follows_better,
     not_judged,
 )
-from openvla_ros.evaluation.probes import (
+from openvla_ros.evaluation.diagnosis.probes import (
     AS_IS,
     BGR,
     BLACK,

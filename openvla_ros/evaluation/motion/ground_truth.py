@@ -19,22 +19,22 @@ from openvla_ros.control.pose import Pose
 from openvla_ros.control.slew import SpeedLimits
 from openvla_ros.control.states import Drop
 from openvla_ros.data.episode import Episode
-from openvla_ros.evaluation.gripper_replay import gripper_outcome
-from openvla_ros.evaluation.ground_truth_findings import ground_truth_findings
-from openvla_ros.evaluation.ground_truth_report import (
+from openvla_ros.evaluation.motion.gripper_replay import gripper_outcome
+from openvla_ros.evaluation.motion.ground_truth_findings import ground_truth_findings
+from openvla_ros.evaluation.motion.ground_truth_report import (
     AxisUse,
     EpisodeMotion,
     Gap,
     GroundTruthReport,
 )
-from openvla_ros.evaluation.motion_replay import (
+from openvla_ros.evaluation.motion.motion_replay import (
     StreamedMotion,
     commanded_steps,
     pose_of_state,
     stream_actions,
     without_unknown_box,
 )
-from openvla_ros.evaluation.step_shapes import DeltaPath
+from openvla_ros.evaluation.pictures.step_shapes import DeltaPath
 from openvla_ros.types import ActionSpec
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from openvla_ros.errors import ImageError
-from openvla_ros.evaluation.drawing import (
+from openvla_ros.evaluation.pictures.drawing import (
     BAD,
     CARD,
     FAINT,

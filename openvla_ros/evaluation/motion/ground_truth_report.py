@@ -13,7 +13,7 @@ import numpy as np
 
 from openvla_ros.control.displacement import rotation_vector
 from openvla_ros.control.pose import Pose
-from openvla_ros.evaluation.gripper_replay import GripperOutcome
+from openvla_ros.evaluation.motion.gripper_replay import GripperOutcome
 from openvla_ros.types import Finding
 
 

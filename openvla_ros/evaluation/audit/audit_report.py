@@ -14,17 +14,17 @@ import numpy as np
 
 from openvla_ros.data.episode import Episode
 from openvla_ros.errors import ActionStatsError, ConfigurationError
-from openvla_ros.evaluation import (
-    audit_gripper,
-    audit_language,
-    audit_motion,
-    audit_pictures,
-    audit_scale,
-    audit_timing,
-    audit_tracking,
+from openvla_ros.evaluation.audit import (
+    gripper,
+    language,
+    motion,
+    pictures,
+    scale,
+    timing,
+    tracking,
 )
-from openvla_ros.evaluation.audit_pictures import PictureFacts
-from openvla_ros.evaluation.audit_recording import (
+from openvla_ros.evaluation.audit.pictures import PictureFacts
+from openvla_ros.evaluation.audit.recording import (
     EpisodeRow,
     Recording,
     episode_rows,
@@ -113,7 +113,7 @@ def audit_episodes(
     collected = _Collected()
     for episode in episodes:
         collected.episodes.append(episode)
-        collected.pictures.append(audit_pictures.look_at(_first_kept(episode, collected)))
+        collected.pictures.append(pictures.look_at(_first_kept(episode, collected)))
         if on_episode is not None:
             on_episode(episode.name)
     action_dim = _require_one_length(collected.episodes)
@@ -182,20 +182,20 @@ def _not_possible(section: str, item: str, why: str) -> Finding:
 
 def _timing(recording: Recording, measured: dict[str, Any]) -> list[Finding]:
     stamps = [episode.stamps_ns for episode in recording.episodes]
-    timing = audit_timing.measure_timing(stamps, recording.rates_hz)
-    measured["timing"] = asdict(timing)
-    return audit_timing.judge_timing(timing, recording.spec.action_hz)
+    facts = timing.measure_timing(stamps, recording.rates_hz)
+    measured["timing"] = asdict(facts)
+    return timing.judge_timing(facts, recording.spec.action_hz)
 
 
 def _motion(recording: Recording, measured: dict[str, Any]) -> list[Finding]:
     measured["idle"] = None
     if not recording.is_eef:
         why = "These actions are not x y z roll pitch yaw gripper."
-        return [_not_possible(audit_motion.SECTION, "idle share", why)]
+        return [_not_possible(motion.SECTION, "idle share", why)]
     if not recording.knows_units:
         why = "The units of a step are not known: give --unnorm-key of a described dataset."
-        return [_not_possible(audit_motion.SECTION, "idle share", why)]
-    idle = audit_motion.measure_idle(
+        return [_not_possible(motion.SECTION, "idle share", why)]
+    idle = motion.measure_idle(
         recording.names, recording.actions, recording.rates_hz, recording.spec
     )
     measured["idle"] = {
@@ -203,16 +203,16 @@ def _motion(recording: Recording, measured: dict[str, Any]) -> list[Finding]:
         "longest_s": idle.longest_s,
         "episodes": [asdict(row) for row in idle.episodes],
     }
-    return audit_motion.judge_idle(idle)
+    return motion.judge_idle(idle)
 
 
 def _gripper(recording: Recording, measured: dict[str, Any]) -> list[Finding]:
     measured["gripper"] = None
     if not recording.knows_gripper:
         why = "What open and closed are is not known: give --unnorm-key of a described dataset."
-        return [_not_possible(audit_gripper.SECTION, "gripper polarity", why)]
-    column = audit_gripper.GRIPPER
-    facts = audit_gripper.measure_gripper(
+        return [_not_possible(gripper.SECTION, "gripper polarity", why)]
+    column = gripper.GRIPPER
+    facts = gripper.measure_gripper(
         recording.names,
         [actions[:, column] for actions in recording.actions],
         [
@@ -226,9 +226,9 @@ def _gripper(recording: Recording, measured: dict[str, Any]) -> list[Finding]:
     )
     if facts is None:
         why = "No action was recorded."
-        return [_not_possible(audit_gripper.SECTION, "gripper polarity", why)]
+        return [_not_possible(gripper.SECTION, "gripper polarity", why)]
     measured["gripper"] = asdict(facts)
-    return audit_gripper.judge_gripper(facts, recording.spec)
+    return gripper.judge_gripper(facts, recording.spec)
 
 
 def _scale(
@@ -240,13 +240,13 @@ def _scale(
     measured["scale"] = None
     if stats is None:
         why = "Give --checkpoint: the folder whose statistics the actions must fit."
-        return [_not_possible(audit_scale.SECTION, "action scale", why)]
+        return [_not_possible(scale.SECTION, "action scale", why)]
     actions = recording.finite_actions()
     if not len(actions):
-        return [_not_possible(audit_scale.SECTION, "action scale", "No action was recorded.")]
-    scale = audit_scale.measure_scale(actions, norm_stats, stats.unnorm_key)
-    measured["scale"] = asdict(scale)
-    return audit_scale.judge_scale(scale, len(actions))
+        return [_not_possible(scale.SECTION, "action scale", "No action was recorded.")]
+    facts = scale.measure_scale(actions, norm_stats, stats.unnorm_key)
+    measured["scale"] = asdict(facts)
+    return scale.judge_scale(facts, len(actions))
 
 
 def _tracking(recording: Recording, measured: dict[str, Any]) -> list[Finding]:
@@ -254,49 +254,49 @@ def _tracking(recording: Recording, measured: dict[str, Any]) -> list[Finding]:
     pairs = [
         (episode.actions, episode.states)
         for episode in recording.episodes
-        if episode.states is not None and episode.states.shape[1] >= audit_motion.EEF_DIM - 1
+        if episode.states is not None and episode.states.shape[1] >= motion.EEF_DIM - 1
     ]
     item = "states follow actions"
     if not recording.is_eef or not pairs:
         why = "The recording has no pose of the end effector (state in the topic file)."
-        return [_not_possible(audit_tracking.SECTION, item, why)]
-    tracking = audit_tracking.measure_tracking(
+        return [_not_possible(tracking.SECTION, item, why)]
+    facts = tracking.measure_tracking(
         [actions for actions, _ in pairs],
         [states for _, states in pairs],
         float(np.median(recording.rates_hz)),
         recording.spec,
     )
-    if tracking is None:
-        why = f"At least {audit_tracking.LEAST_STEPS} steps of motion are needed."
-        return [_not_possible(audit_tracking.SECTION, item, why)]
-    measured["tracking"] = asdict(tracking)
-    return audit_tracking.judge_tracking(tracking)
+    if facts is None:
+        why = f"At least {tracking.LEAST_STEPS} steps of motion are needed."
+        return [_not_possible(tracking.SECTION, item, why)]
+    measured["tracking"] = asdict(facts)
+    return tracking.judge_tracking(facts)
 
 
 def _pictures(recording: Recording, measured: dict[str, Any]) -> list[Finding]:
     facts = recording.pictures
-    colours = audit_pictures.measure_colours(facts)
+    colours = pictures.measure_colours(facts)
     measured["colours"] = None if colours is None else asdict(colours)
     if colours is None:
-        return [_not_possible(audit_pictures.SECTION, "colour order", "There are no frames.")]
+        return [_not_possible(pictures.SECTION, "colour order", "There are no frames.")]
     indices = range(len(facts))
     return [
-        audit_pictures.judge_sizes(facts),
-        *audit_pictures.judge_repeats(
+        pictures.judge_sizes(facts),
+        *pictures.judge_repeats(
             recording.names,
             [row.is_repeated for row in facts],
             [recording.moving(i)[: len(facts[i].is_repeated)] for i in indices],
             recording.rates_hz,
         ),
-        audit_pictures.judge_colours(colours, audit_pictures.colour_reference()),
+        pictures.judge_colours(colours, pictures.colour_reference()),
     ]
 
 
 def _language(recording: Recording, measured: dict[str, Any]) -> list[Finding]:
-    language = audit_language.measure_language(
+    facts = language.measure_language(
         recording.names,
         [episode.instruction for episode in recording.episodes],
         [len(episode) for episode in recording.episodes],
     )
-    measured["language"] = asdict(language)
-    return audit_language.judge_language(language)
+    measured["language"] = asdict(facts)
+    return language.judge_language(facts)

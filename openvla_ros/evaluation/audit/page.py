@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from openvla_ros.evaluation.audit import AuditReport
+from openvla_ros.evaluation.audit.audit_report import AuditReport
 from openvla_ros.evaluation.report.page import (
     Html,
     Section,

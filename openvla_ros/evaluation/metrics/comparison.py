@@ -15,8 +15,8 @@ import numpy as np
 
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.stacked_records import StackedRecords, stack_records
-from openvla_ros.evaluation.step_errors import error_units, step_errors
+from openvla_ros.evaluation.metrics.stacked_records import StackedRecords, stack_records
+from openvla_ros.evaluation.metrics.step_errors import error_units, step_errors
 from openvla_ros.model.action_stats import ActionStats
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.types import ActionSpec

@@ -14,12 +14,12 @@ from typing import Any
 
 from openvla_ros.data.episode import Episode
 from openvla_ros.errors import ConfigurationError, DependencyError, OpenVLAError
-from openvla_ros.evaluation.engines import Job
+from openvla_ros.evaluation.diagnosis.probes import ProbeResult
 from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.policy_description import PolicyDescription
-from openvla_ros.evaluation.policy_host import PolicyHost
-from openvla_ros.evaluation.probes import ProbeResult
-from openvla_ros.evaluation.variants import Variant
+from openvla_ros.evaluation.replay.engines import Job
+from openvla_ros.evaluation.replay.policy_description import PolicyDescription
+from openvla_ros.evaluation.replay.policy_host import PolicyHost
+from openvla_ros.evaluation.replay.variants import Variant
 
 MOST_LOSSES = 3  # workers that one episode may cost
 _OBJECT_STORE_BYTES = 256 * 2**20  # records are small: Ray would take a third of the memory

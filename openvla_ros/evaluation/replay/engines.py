@@ -8,11 +8,11 @@ from typing import Protocol
 
 from openvla_ros.data.episode import Episode
 from openvla_ros.errors import OpenVLAError
+from openvla_ros.evaluation.diagnosis.probes import ProbeResult
 from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.policy_description import PolicyDescription
-from openvla_ros.evaluation.policy_host import PolicyHost
-from openvla_ros.evaluation.probes import ProbeResult
-from openvla_ros.evaluation.variants import Progress, Variant
+from openvla_ros.evaluation.replay.policy_description import PolicyDescription
+from openvla_ros.evaluation.replay.policy_host import PolicyHost
+from openvla_ros.evaluation.replay.variants import Progress, Variant
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import numpy as np
 
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.evaluation.episode_record import EpisodeRecord, read_record, write_record
-from openvla_ros.evaluation.policy_description import PolicyDescription
+from openvla_ros.evaluation.replay.policy_description import PolicyDescription
 
 PLAN = "replay.json"
 RECORDS = "records"

@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 
 from openvla_ros.config.motion import GripperConfig, MotionConfig
-from openvla_ros.evaluation.ground_truth_report import (
+from openvla_ros.evaluation.motion.ground_truth_report import (
     AxisUse,
     EpisodeMotion,
     GroundTruthReport,

@@ -20,8 +20,8 @@ import numpy as np
 from openvla_ros import __version__
 from openvla_ros.data.episode import Episode
 from openvla_ros.errors import ConfigurationError
-from openvla_ros.evaluation.replay_folder import plain
-from openvla_ros.evaluation.variants import Variant
+from openvla_ros.evaluation.replay.folder import plain
+from openvla_ros.evaluation.replay.variants import Variant
 
 _ENDS_BYTES = 2**20
 #: Libraries whose version may change a last bit of an answer.

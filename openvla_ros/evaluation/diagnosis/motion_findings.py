@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from openvla_ros.evaluation.evidence import (
+from openvla_ros.evaluation.diagnosis.evidence import (
     GRIPPER,
     HIGH,
     MOTION,

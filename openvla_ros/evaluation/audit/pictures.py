@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from openvla_ros.evaluation.audit_motion import longest_run
+from openvla_ros.evaluation.audit.motion import longest_run
 from openvla_ros.types import Finding
 
 SECTION = "Pictures"

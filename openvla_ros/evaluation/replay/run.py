@@ -1,7 +1,7 @@
 """Replay: every frame of recorded episodes once through a policy, without a robot and without ROS.
 
-    from openvla_ros.evaluation.replay import ReplayOptions, replay
-    from openvla_ros.evaluation.variants import Variant
+    from openvla_ros.evaluation.replay.run import ReplayOptions, replay
+    from openvla_ros.evaluation.replay.variants import Variant
 
     base = Variant("base", "openvla/openvla-7b", unnorm_key="bridge_orig")
     int4 = dataclasses.replace(base, name="int4", quantization="int4")
@@ -26,14 +26,14 @@ from openvla_ros.config import NodeConfig
 from openvla_ros.data.episode import Episode
 from openvla_ros.data.topics import TopicConfig
 from openvla_ros.errors import ConfigurationError, OpenVLAError
-from openvla_ros.evaluation.engines import EvaluationEngine, Job, LocalEngine
+from openvla_ros.evaluation.diagnosis.probes import ProbeResult
 from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.policy_description import PolicyDescription
-from openvla_ros.evaluation.probes import ProbeResult
-from openvla_ros.evaluation.replay_folder import ReplayFolder
-from openvla_ros.evaluation.replay_plan import plan_of, require_apart
-from openvla_ros.evaluation.replay_results import Problem, VariantResult, Wishes, write_results
-from openvla_ros.evaluation.variants import Progress, Variant, require_distinct
+from openvla_ros.evaluation.replay.engines import EvaluationEngine, Job, LocalEngine
+from openvla_ros.evaluation.replay.folder import ReplayFolder
+from openvla_ros.evaluation.replay.plan import plan_of, require_apart
+from openvla_ros.evaluation.replay.policy_description import PolicyDescription
+from openvla_ros.evaluation.replay.results import Problem, VariantResult, Wishes, write_results
+from openvla_ros.evaluation.replay.variants import Progress, Variant, require_distinct
 
 ENGINES = ("local", "ray")
 
@@ -214,7 +214,7 @@ def _require_new_name(job: Job, jobs: dict[str, Job]) -> None:
 def _engine_of(options: ReplayOptions) -> EvaluationEngine:
     if options.engine == "local":
         return LocalEngine(options.on_loading)
-    from openvla_ros.evaluation.ray_engine import RayEngine
+    from openvla_ros.evaluation.replay.ray_engine import RayEngine
 
     return RayEngine(options.workers or None, options.ray_address)
 

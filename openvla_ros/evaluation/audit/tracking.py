@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openvla_ros.evaluation.audit_scale import FACTORS, ROTATION_FACTORS, factor_text
+from openvla_ros.evaluation.audit.scale import FACTORS, ROTATION_FACTORS, factor_text
 from openvla_ros.types import ActionSpec, Finding
 
 SECTION = "Tracking"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from openvla_ros.data.episode import Episode
-from openvla_ros.evaluation import audit_gripper, audit_motion
-from openvla_ros.evaluation.audit_pictures import PictureFacts
+from openvla_ros.evaluation.audit import gripper, motion
+from openvla_ros.evaluation.audit.pictures import PictureFacts
 from openvla_ros.types import ActionSpec, Finding
 
 SECTION = "Recording"
@@ -53,7 +53,7 @@ class Recording:
         self.names = [episode.name for episode in episodes]
         self.actions = [episode.actions for episode in episodes]
         self.rates_hz = [episode.rate_hz for episode in episodes]
-        self.is_eef = episodes[0].actions.shape[1] == audit_motion.EEF_DIM
+        self.is_eef = episodes[0].actions.shape[1] == motion.EEF_DIM
 
     @property
     def knows_units(self) -> bool:
@@ -71,7 +71,7 @@ class Recording:
         """(T,) bool; without units, only what is exactly zero is a pause."""
         actions = self.actions[index]
         if self.knows_units:
-            return audit_motion.find_pauses(actions, self.rates_hz[index], self.spec)
+            return motion.find_pauses(actions, self.rates_hz[index], self.spec)
         return (actions == 0).all(axis=1)
 
     def moving(self, index: int) -> np.ndarray:
@@ -126,7 +126,7 @@ def episode_rows(recording: Recording) -> Iterator[EpisodeRow]:
             idle_share=None if pauses is None else float(pauses.mean()),
             longest_pause_s=None
             if pauses is None
-            else audit_motion.longest_run(pauses) / episode.rate_hz,
+            else motion.longest_run(pauses) / episode.rate_hz,
             gripper_events=_events(episode, recording) if recording.knows_gripper else None,
             repeated_frames=int(recording.pictures[index].is_repeated.sum()),
         )
@@ -136,5 +136,5 @@ def _events(episode: Episode, recording: Recording) -> int:
     spec = recording.spec
     assert spec.gripper_open is not None and spec.gripper_closed is not None
     span = spec.gripper_open - spec.gripper_closed
-    opening = (episode.actions[:, audit_gripper.GRIPPER] - spec.gripper_closed) / span
-    return len(audit_gripper.gripper_changes(opening))
+    opening = (episode.actions[:, gripper.GRIPPER] - spec.gripper_closed) / span
+    return len(gripper.gripper_changes(opening))

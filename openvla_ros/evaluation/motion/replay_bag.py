@@ -26,21 +26,21 @@ from openvla_ros.data.bag_file import IMAGE_TYPES, BagReader, open_bag
 from openvla_ros.data.episode import Episode
 from openvla_ros.errors import ConfigurationError, MotionError
 from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.motion_replay import (
+from openvla_ros.evaluation.motion.motion_replay import (
     as_prediction,
     commanded_steps,
     pose_of_state,
     stream_actions,
     without_unknown_box,
 )
-from openvla_ros.evaluation.replay_messages import (
+from openvla_ros.evaluation.motion.replay_messages import (
     ACTION,
     TEXT,
     TWIST,
     ReplayedAnswer,
     ReplayMessages,
 )
-from openvla_ros.evaluation.replay_writer import ReplayWriter
+from openvla_ros.evaluation.motion.replay_writer import ReplayWriter
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.types import ActionSpec
 

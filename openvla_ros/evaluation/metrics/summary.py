@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from openvla_ros.evaluation.baselines import mean_action, previous_action, zero_action
 from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.figures import (
+from openvla_ros.evaluation.metrics.baselines import mean_action, previous_action, zero_action
+from openvla_ros.evaluation.metrics.figures import (
     DirectionFigures,
     ErrorFigures,
     Figures,
@@ -23,15 +23,15 @@ from openvla_ros.evaluation.figures import (
     PreviousActionFigures,
     TokenFigures,
 )
-from openvla_ros.evaluation.gripper_events import GripperEvent, match_events
-from openvla_ros.evaluation.stacked_records import (
+from openvla_ros.evaluation.metrics.gripper_events import GripperEvent, match_events
+from openvla_ros.evaluation.metrics.stacked_records import (
     Answers,
     Recordings,
     StackedRecords,
     stack_records,
 )
-from openvla_ros.evaluation.step_errors import StepErrors, recorded_columns, step_errors
-from openvla_ros.evaluation.token_metrics import compare_tokens
+from openvla_ros.evaluation.metrics.step_errors import StepErrors, recorded_columns, step_errors
+from openvla_ros.evaluation.metrics.token_metrics import compare_tokens
 from openvla_ros.model.action_stats import ActionStats
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.types import ActionSpec

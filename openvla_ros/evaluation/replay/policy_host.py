@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 
 from openvla_ros.data.episode import Episode
 from openvla_ros.errors import ConfigurationError, ImageError, InstructionError, OpenVLAError
-from openvla_ros.evaluation.episode_answers import answer_episode
+from openvla_ros.evaluation.diagnosis.probes import ProbeResult, run_probes
 from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.policy_description import PolicyDescription, describe
-from openvla_ros.evaluation.probes import ProbeResult, run_probes
-from openvla_ros.evaluation.variants import Progress, Variant
+from openvla_ros.evaluation.replay.episode_answers import answer_episode
+from openvla_ros.evaluation.replay.policy_description import PolicyDescription, describe
+from openvla_ros.evaluation.replay.variants import Progress, Variant
 from openvla_ros.types import Policy
 
 #: What a recording can do wrong. Anything else is the policy's or the machine's, and ends the run.

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from openvla_ros.evaluation.episode_record import EpisodeRecord
-from openvla_ros.evaluation.evidence import GRIPPER, not_judged, steps_of
-from openvla_ros.evaluation.motion_findings import (
+from openvla_ros.evaluation.diagnosis.evidence import GRIPPER, not_judged, steps_of
+from openvla_ros.evaluation.diagnosis.motion_findings import (
     polarity_finding,
     shift_finding,
     trivial_findings,
 )
-from openvla_ros.evaluation.probe_findings import (
+from openvla_ros.evaluation.diagnosis.probe_findings import (
     hearing_finding,
     picture_findings,
     probed_steps,
     sight_finding,
 )
-from openvla_ros.evaluation.probes import AS_IS, ProbeResult
-from openvla_ros.evaluation.size_findings import size_findings
+from openvla_ros.evaluation.diagnosis.probes import AS_IS, ProbeResult
+from openvla_ros.evaluation.diagnosis.size_findings import size_findings
+from openvla_ros.evaluation.episode_record import EpisodeRecord
 from openvla_ros.model.action_stats import ActionStats
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.types import ActionSpec, Finding

@@ -1,0 +1,1 @@
+"""Which link of the chain is broken: probes, evidence, and findings in words."""

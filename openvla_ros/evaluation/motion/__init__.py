@@ -1,0 +1,1 @@
+"""Actions through the real motion stage on a virtual clock, and as a bag to look at."""

@@ -1,0 +1,1 @@
+"""Pictures and shapes of what a policy answered. Pillow alone, no ROS."""
