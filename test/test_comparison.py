@@ -14,11 +14,13 @@ from openvla_ros.errors import ConfigurationError
 from openvla_ros.evaluation.episode_record import EpisodeRecord
 from openvla_ros.evaluation.metrics.comparison import (
     METRICS,
+    SCALED,
     VERDICTS,
     Comparison,
     bootstrap_interval,
     compare_variants,
 )
+from openvla_ros.model.action_stats import normalize, unnormalize
 from openvla_ros.types import ActionSpec
 
 Records = list[EpisodeRecord]
@@ -166,3 +168,28 @@ def test_the_interval_equals_a_bootstrap_written_out() -> None:
     assert bootstrap_interval(differences, episode, seed=1) != bootstrap_interval(
         differences, episode
     )
+
+
+def test_of_variants_with_other_statistics_only_motion_gets_a_verdict() -> None:
+    """A variant with statistics of its own was called worse in ids and normalised error, however
+    much closer its motion was: its ids were read on the scale of the reference.
+    """
+    wide = dataclasses.replace(STATS, unnorm_key="mine", q01=3 * STATS.q01, q99=3 * STATS.q99)
+    tuned = []
+    for r in CLOSE:
+        normalized = TOKENIZER.decode(ids := TOKENIZER.encode(normalize(r.recorded, wide)))
+        predicted = unnormalize(normalized, wide)
+        tuned.append(
+            dataclasses.replace(r, token_ids=ids, normalized=normalized, predicted=predicted)
+        )
+    own_stats = {"a": STATS, "b": wide}
+    rows = {
+        row.metric: row
+        for row in compare_variants(
+            {"a": FAR, "b": tuned}, SPEC, STATS, TOKENIZER, own_stats=own_stats
+        )
+    }
+    assert rows["translation_error"].verdict == "better"
+    assert {metric for metric, row in rows.items() if row.difference is None} == set(SCALED)
+    for metric in SCALED:
+        assert rows[metric].verdict == "n/a" and "statistics of their own" in rows[metric].note

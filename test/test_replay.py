@@ -35,6 +35,7 @@ from openvla_ros.evaluation.replay.variants import MadeVariant, Variant
 from openvla_ros.mock_policy import MockPolicy
 from openvla_ros.policy import OpenVLAPolicy
 from openvla_ros.ros.frame_sources import shared_data_folder
+from openvla_ros.types import ActionSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = ReplayOptions(bag=False, probes=False)
@@ -336,6 +337,22 @@ def test_what_an_own_statistics_key_means_comes_from_the_nodes_parameters(tmp_pa
     assert halved["action_spec"]["translation_unit_m"] == 0.5
     means = [m["variants"]["base"]["metrics"]["translation_error"]["mean"] for m in (plain, halved)]
     assert means[1] == pytest.approx(means[0] / 2)
+
+
+def test_every_length_in_the_file_has_the_unit_that_the_file_names(tmp_path: Path) -> None:
+    """A variant whose key nobody has described gave metres, and the report called them mm."""
+
+    class Undescribed(PixelPolicy):
+        @property
+        def action_spec(self) -> ActionSpec:
+            return replace(super().action_spec, translation_unit_m=None, rotation_unit_rad=None)
+
+    variants = [pixel_variant(), MadeVariant("tuned", make=Undescribed)]
+    metrics = metrics_of(replay(made_up_episodes(2), variants, tmp_path / "out", PLAIN))
+    assert metrics["units"] == {"translation": "mm", "rotation": "deg"}
+    base, tuned = (metrics["variants"][name]["metrics"] for name in ("base", "tuned"))
+    for figure in ("translation_error", "rotation_error", "clip_rate"):
+        assert tuned[figure] == base[figure], figure
 
 
 def test_an_unknown_engine_is_refused() -> None:

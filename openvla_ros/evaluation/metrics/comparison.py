@@ -65,6 +65,9 @@ METRICS: Mapping[str, Metric] = {
         0, note="actions with all ids equal to the reference's; which is right the other rows say"
     ),
 }
+#: Rows on the scale of the statistics: of two scales neither ids nor their distances compare.
+SCALED = ("normalized_l1", "tokens_equal", "token_agreement", "action_agreement")
+_TWO_SCALES = "the variants have statistics of their own, so their ids do not mean the same motion"
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ def compare_variants(
     stats: ActionStats,
     tokenizer: ActionTokenizer,
     *,
+    own_stats: Mapping[str, ActionStats] | None = None,
     seed: int = 0,
 ) -> list[Comparison]:
     """Return one row per metric for every variant but the first, which is the reference.
@@ -124,6 +128,8 @@ def compare_variants(
         spec: What the actions mean.
         stats: Statistics that the recorded actions are normalised with, for all variants.
         tokenizer: That of the checkpoints.
+        own_stats: Name to the statistics in use, where a variant has others than `stats`: what
+            depends on their scale gets no verdict.
         seed: Of the bootstrap.
 
     Raises:
@@ -138,12 +144,23 @@ def compare_variants(
     for name, other in others:
         here, there = paired(first, other)
         values = _paired_values(first.at(here), other.at(there), spec, stats)
+        is_other_scale = not _same_scale(stats, (own_stats or {}).get(name, stats))
         for metric, (of_reference, of_variant) in values.items():
+            if is_other_scale and metric in SCALED:
+                of_variant = np.full(len(of_variant), np.nan)
             row = _compared(
                 metric, of_reference, of_variant, first.recordings.episode[here], spec, seed
             )
+            if is_other_scale and metric in SCALED:
+                row = dataclasses.replace(row, note=_TWO_SCALES)
             rows.append(dataclasses.replace(row, reference=reference, variant=name))
     return rows
+
+
+def _same_scale(one: ActionStats, other: ActionStats) -> bool:
+    """Return whether both decode the same ids to the same numbers."""
+    names = ("q01", "q99", "mask", "constant")
+    return all(np.array_equal(getattr(one, n), getattr(other, n)) for n in names)
 
 
 def paired(first: StackedRecords, other: StackedRecords) -> tuple[np.ndarray, np.ndarray]:

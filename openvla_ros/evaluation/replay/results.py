@@ -31,7 +31,7 @@ from openvla_ros.evaluation.replay.folder import (
 )
 from openvla_ros.evaluation.replay.policy_description import PolicyDescription
 from openvla_ros.evaluation.replay.step_table import write_step_table
-from openvla_ros.types import Finding
+from openvla_ros.types import ActionSpec, Finding
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,13 @@ def _metrics(
     command: str,
 ) -> dict[str, Any]:
     base = results[0].policy
-    comparisons = compare_variants(records, base.spec, base.stats, base.tokenizer)
+    comparisons = compare_variants(
+        records,
+        base.spec,
+        base.stats,
+        base.tokenizer,
+        own_stats={result.name: result.policy.stats for result in results},
+    )
     return {
         "format": 1,
         "complete": not problems,
@@ -137,7 +143,7 @@ def _metrics(
         "unnorm_key": base.unnorm_key,
         "action_spec": asdict(base.spec) | {"sources": dict(base.spec.sources)},
         "units": error_units(base.spec),
-        "variants": {r.name: _variant(r, records[r.name]) for r in results},
+        "variants": {r.name: _variant(r, records[r.name], base.spec) for r in results},
         "comparisons": [comparison.to_dict() for comparison in comparisons],
         "findings": [
             asdict(finding) for r in results for finding in _findings(r, results, records)
@@ -145,9 +151,12 @@ def _metrics(
     }
 
 
-def _variant(result: VariantResult, records: Sequence[EpisodeRecord]) -> dict[str, Any]:
+def _variant(
+    result: VariantResult, records: Sequence[EpisodeRecord], spec: ActionSpec
+) -> dict[str, Any]:
+    """Return one variant; what the recordings mean, and with it every unit, is said once."""
     policy = result.policy
-    figures = summarize(records, policy.spec, policy.stats, policy.tokenizer).to_dict()
+    figures = summarize(records, spec, policy.stats, policy.tokenizer).to_dict()
     info = asdict(policy.info) | {"unnorm_key": policy.unnorm_key}
     return {"policy": info | {"choices": dict(policy.info.choices)}} | figures
 
