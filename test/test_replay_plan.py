@@ -34,14 +34,27 @@ def test_a_change_at_either_end_of_a_large_file_is_seen(tmp_path: Path, size: in
     path.write_bytes(content)
     before = fingerprint(path)
     found = {before}
-    for place in (0, MIB - 1, size - 1):
+    for place in (0, MIB - 1, size - 1, size // 2):
         changed = bytearray(content)
         changed[place] ^= 1
         path.write_bytes(changed)
         found.add(fingerprint(path))
     path.write_bytes(content + b"x")
     found.add(fingerprint(path))
-    assert len(found) == 5
+    assert len(found) == 6
+
+
+def test_weights_that_changed_between_the_ends_are_others(tmp_path: Path) -> None:
+    """The first and the last MiB decided: of a model trained on with the same first and last
+    tensor, records of old and new weights would have been mixed.
+    """
+    path = tmp_path / "model.safetensors"
+    content = bytearray(os.urandom(16 * MIB))
+    path.write_bytes(content)
+    before = fingerprint(path)
+    content[6 * MIB : 7 * MIB] = os.urandom(MIB)  # one tensor of many
+    path.write_bytes(content)
+    assert fingerprint(path) != before
 
 
 def test_a_folder_is_its_files_with_their_names(tmp_path: Path) -> None:

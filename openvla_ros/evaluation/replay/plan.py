@@ -1,7 +1,8 @@
 """What a replay evaluates, written down: a run goes on in a folder only if this is the same.
 
-A file is known by its size, its first and its last MiB: recordings and weights of many GB are told
-apart in milliseconds, and a copy with another date is the same.
+A file is known by its size, both ends, and samples between: recordings and weights of many GB are
+told apart in milliseconds, and a copy with another date is the same. Fine-tuning may leave the first
+and the last tensor of a file as they were, so that the ends alone do not tell.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,7 @@ from openvla_ros.evaluation.replay.folder import plain
 from openvla_ros.evaluation.replay.variants import Variant
 
 _ENDS_BYTES = 2**20
+_SAMPLES, _SAMPLE_BYTES = 64, 2**14  # evenly between the ends
 #: Libraries whose version may change a last bit of an answer.
 _LIBRARIES = ("numpy", "torch", "transformers", "pillow", "rosbags")
 
@@ -78,7 +80,8 @@ def fingerprint(path: Path) -> str:
         for file in files:
             name = file.relative_to(path).as_posix() if file != path else ""
             digest.update(f"{name}\0{file.stat().st_size}\0".encode())
-            digest.update(_ends(file))
+            for part in _parts(file):
+                digest.update(part)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error}.") from error
     return digest.hexdigest()
@@ -100,11 +103,18 @@ def require_apart(sources: Sequence[Path | Episode], out: Path) -> None:
                 )
 
 
-def _ends(file: Path) -> bytes:
+def _parts(file: Path) -> Iterator[bytes]:
+    """Yield both ends of a file and samples between; all of a file of up to 3 MiB."""
+    size = file.stat().st_size
+    between = size - 2 * _ENDS_BYTES
     with file.open("rb") as opened:
-        first = opened.read(_ENDS_BYTES)
-        opened.seek(max(len(first), file.stat().st_size - _ENDS_BYTES))
-        return first + opened.read(_ENDS_BYTES)
+        yield opened.read(_ENDS_BYTES)
+        if between > _SAMPLES * _SAMPLE_BYTES:
+            for index in range(_SAMPLES):
+                opened.seek(_ENDS_BYTES + index * (between - _SAMPLE_BYTES) // (_SAMPLES - 1))
+                yield opened.read(_SAMPLE_BYTES)
+            opened.seek(size - _ENDS_BYTES)
+        yield opened.read()
 
 
 def _described_source(source: Path | Episode) -> dict[str, Any]:
