@@ -379,3 +379,20 @@ def test_recordings_without_actions_give_no_verdict() -> None:
     assert not problems(found)
     judged = {finding.item for finding in found if finding.value != "cannot be judged"}
     assert judged == {"sight", "hearing"}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("fault", "items"), [(late, ["time shift"]), (five_times, ["action scale"])]
+)
+def test_the_motion_of_a_twist_topic_is_judged_without_a_gripper(fault, items: list[str]) -> None:
+    """A recording without gripper had "0 recorded and answered steps", and no verdict at all."""
+    sound = motions(12, 25)
+    for change, expected in ((fault, items), (np.copy, [])):
+        twists = [change(actions) for actions in sound]
+        for actions in twists:
+            actions[:, 6] = np.nan
+        found = findings(records(twists, answers(sound, LEARNT)))
+        assert problems(found) == expected
+        assert the(found, "gripper polarity").reason == "no gripper was recorded"
+    assert the(found, "trivial answers").value != "cannot be judged"

@@ -67,8 +67,15 @@ class Steps:
 
     @property
     def lacks(self) -> str:
-        """What is missing for a judgement, in words; "" when nothing is."""
-        known = np.isfinite(self.recorded + self.predicted).all(axis=1)
+        """What is missing for a judgement of motion, in words; "" when nothing is."""
+        return self.lacks_of(MOTION)
+
+    def lacks_of(self, axes: slice) -> str:
+        """Return what is missing for a judgement of these numbers; "" when nothing is.
+
+        A twist topic has no gripper: of motion it says all.
+        """
+        known = np.isfinite(self.recorded[:, axes] + self.predicted[:, axes]).all(axis=1)
         count, parts = int(known.sum()), len(np.unique(self.parts[known]))
         if count < LEAST_STEPS:
             return f"{count} recorded and answered steps, {LEAST_STEPS} needed"

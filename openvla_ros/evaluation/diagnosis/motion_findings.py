@@ -88,13 +88,16 @@ def polarity_finding(steps: Steps, spec: ActionSpec, seed: int) -> Finding:
     ends = (spec.gripper_open, spec.gripper_closed)
     # The actions of every published key are 0 and 1; recordings may use other numbers.
     middle = 0.5 if None in ends else 0.5 * sum(end for end in ends if end is not None)
-    if not len(recorded) or np.ptp(recorded) == 0.0:
+    if not len(recorded):
+        return not_judged(item, "no gripper was recorded")
+    if np.ptp(recorded) == 0.0:
         return not_judged(item, "the recorded gripper never moves")
     is_high = recorded > 0.5 * (recorded.min() + recorded.max())
     fewest = min(int(is_high.sum()), int((~is_high).sum()))
-    if fewest < LEAST_GRIPPER_STEPS or steps.lacks:
+    lacks = steps.lacks_of(slice(GRIPPER, GRIPPER + 1))
+    if fewest < LEAST_GRIPPER_STEPS or lacks:
         why = f"{fewest} steps with one of open and closed, {LEAST_GRIPPER_STEPS} needed"
-        return not_judged(item, steps.lacks or why)
+        return not_judged(item, lacks or why)
     accuracy, high = _balanced_accuracy(is_high, predicted > middle, parts, seed)
     numbers = f"balanced accuracy {accuracy:.2f}, inverted {1.0 - accuracy:.2f}"
     if 1.0 - accuracy < POLARITY_ACCURACY or high >= 0.5:
@@ -132,6 +135,7 @@ def trivial_findings(steps: Steps) -> Iterator[Finding]:
     if steps.lacks:
         yield not_judged(item, steps.lacks)
         return
+    steps = replace(steps, recorded=steps.recorded[:, MOTION], predicted=steps.predicted[:, MOTION])
     mean = np.broadcast_to(np.nanmean(steps.recorded, axis=0), steps.recorded.shape)
     baselines = {"the mean action": mean, "the action before": steps.shifted(-1).recorded}
     for name, answer in baselines.items():

@@ -186,8 +186,9 @@ def _misfit(steps: Steps) -> float:
     Chooses between explanations. The error cannot: of a policy that follows loosely, less motion is
     always less wrong.
     """
-    known = np.isfinite(steps.recorded + steps.predicted).all(axis=1)
-    recorded, predicted = steps.recorded[known, MOTION], steps.predicted[known, MOTION]
+    recorded, predicted = steps.recorded[:, MOTION], steps.predicted[:, MOTION]
+    known = np.isfinite(recorded + predicted).all(axis=1)
+    recorded, predicted = recorded[known], predicted[known]
     moves = (recorded.std(axis=0) > 0.0) & (predicted.std(axis=0) > 0.0)
     recorded, predicted = recorded[:, moves], predicted[:, moves]
     size = np.abs(np.log(predicted.std(axis=0) / recorded.std(axis=0)))
