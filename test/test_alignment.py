@@ -36,11 +36,20 @@ def test_a_camera_at_the_rate_gives_every_image_once_in_spite_of_jitter() -> Non
     assert resampled.ticks == 200
 
 
-def test_a_fast_camera_gives_the_newest_image_at_each_tick() -> None:
-    stamps = np.arange(0, 3000) * 10 * MS  # 100 Hz
+def test_a_fast_camera_gives_the_nearest_image_at_each_tick() -> None:
+    stamps = np.arange(0, 3001) * 10 * MS  # 100 Hz
     picks = resample(stamps, 5.0).picks
-    np.testing.assert_array_equal(np.diff(stamps[picks]), PERIOD)
-    assert stamps[picks[0]] == PERIOD // 2, "the newest one within half a period of the tick"
+    np.testing.assert_array_equal(stamps[picks], np.arange(len(picks)) * PERIOD)
+    np.testing.assert_array_equal(resample(ms(0, 130, 190, 240, 390, 420), 5.0).picks, [0, 2, 4])
+
+
+@pytest.mark.parametrize("camera_hz", [10, 20, 30, 60])
+def test_jitter_of_a_fast_camera_does_not_choose_other_images(camera_hz) -> None:
+    """Took the newest image within half a period, where one lies on the border: 165 to 235 ms."""
+    stamps = np.arange(20 * camera_hz + 1) * 1e9 / camera_hz
+    stamps += np.random.default_rng(0).uniform(-MS, MS, len(stamps))
+    picks = resample(stamps.astype(np.int64), 5.0).picks
+    np.testing.assert_array_equal(np.diff(picks), camera_hz // 5)
 
 
 def test_a_lost_image_leaves_a_hole_and_is_not_replaced_by_the_one_before() -> None:

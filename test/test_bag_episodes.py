@@ -148,7 +148,7 @@ def test_images_of_a_fast_camera_are_picked_by_their_header(tmp_path) -> None:
     """30 Hz, and the recorder got each image 10 to 40 ms late."""
     random = np.random.default_rng(0)
     messages = [text(time_of(-1), "push")]
-    stamps = [made.BEGIN_NS + k * 10**9 // 30 for k in range(60)]
+    stamps = [made.BEGIN_NS + k * 10**9 // 30 for k in range(61)]
     for number, stamp in enumerate(stamps):
         late = int(random.integers(10, 40)) * 1_000_000
         messages.append(raw_image(stamp, picture(number), late_ns=late))

@@ -24,17 +24,20 @@ class Resampled:
 
 
 def resample(stamps_ns: np.ndarray, rate_hz: float) -> Resampled:
-    """Return for every tick of a grid the newest image that there is, and none of them twice.
+    """Return for every tick of a grid the image nearest to it, and none of them twice.
 
-    The grid begins at the first image; half a period of slack lets a camera at exactly this rate
-    give every image once. A last image that follows sooner than half a period is left out.
+    The grid begins at the first image, and an image belongs to the one tick within half a period:
+    a camera at exactly this rate gives every image once. The nearest, and not the newest: of a
+    camera at a multiple of the rate an image lies on the border of two ticks, where a jitter of
+    a microsecond would decide which of them it is for. A last image that follows sooner than half
+    a period is left out.
     """
     period_ns = 1e9 / rate_hz
-    since_ns = (stamps_ns - stamps_ns[0]).astype(np.float64)
-    # The first tick at which each image is there; of those that share one, the last is the newest.
-    tick = np.maximum(np.ceil(since_ns / period_ns - 0.5), 0.0)
-    is_newest = np.append(tick[1:] != tick[:-1], True)
-    picks = np.flatnonzero(is_newest)
+    since = (stamps_ns - stamps_ns[0]).astype(np.float64) / period_ns
+    tick = np.maximum(np.ceil(since - 0.5), 0.0)
+    newest_first = -np.arange(len(since))  # of images that are equally near
+    nearest_first = np.lexsort((newest_first, np.abs(since - tick), tick))
+    picks = nearest_first[np.append(True, tick[1:] != tick[:-1])]  # ticks do not decrease
     if len(picks) > 1 and stamps_ns[picks[-1]] - stamps_ns[picks[-2]] < period_ns / 2:
         picks = picks[:-1]
     return Resampled(picks, round(float(tick[picks[-1]] - tick[picks[0]])) + 1)
