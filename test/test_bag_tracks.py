@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -196,6 +198,35 @@ def test_topics_that_all_have_headers_need_no_recorder_clock(tmp_path) -> None:
     messages = [made.raw_image(time_of(k), made.picture(k), late_ns=10**12) for k in range(4)]
     messages += [made.answer(time_of(k), row(k), late_ns=10**12) for k in range(4)]
     assert len(read_tracks(write_bag(tmp_path / "bag", messages), TopicConfig())["action"]) == 4
+
+
+def test_headers_of_two_clocks_are_refused_although_nothing_needs_the_recorder(tmp_path) -> None:
+    """A camera 5 s behind paired with the twists of 5 s before: the offset was never looked at."""
+    messages = [
+        made.raw_image(time_of(k - 25), made.picture(k), late_ns=5 * 10**9) for k in range(50)
+    ]
+    messages += [made.twist(time_of(k), [0.1] * 6) for k in range(50)]
+    bag = write_bag(tmp_path / "bag", messages)
+    config = TopicConfig(
+        rate_hz=5.0,
+        instruction=InstructionSource(text="push"),
+        action=ActionSource(topic=ACTION, rotation="rotvec_rate"),
+        gripper=GripperSource(constant=1.0),
+    )
+    with pytest.raises(ConfigurationError, match=f"{CAMERA} are 5.0 s behind those of {ACTION}"):
+        read_tracks(bag, config)
+    moved = replace(config, action=replace(config.action, offset_s=-5.0))
+    assert len(read_tracks(bag, moved)["image"]) == 50
+    assert len(read_tracks(bag, replace(config, stamps="bag"))["image"]) == 50
+
+
+def test_answers_may_come_long_after_their_images(tmp_path) -> None:
+    """A slow policy answered 3 s later, and was taken for a second clock beside a marker."""
+    messages = [made.raw_image(time_of(k), made.picture(k)) for k in range(4)]
+    messages += [made.answer(time_of(k), row(k), late_ns=3 * 10**9) for k in range(4)]
+    messages.append(made.ping(time_of(0), "/mark"))
+    config = TopicConfig(split=Splitting(marker="/mark"))
+    assert len(read_tracks(write_bag(tmp_path / "bag", messages), config)["action"]) == 4
 
 
 def test_an_instruction_that_no_prompt_can_hold_names_its_message(tmp_path) -> None:

@@ -295,13 +295,18 @@ def _require_messages(path: Path, role: str, track: Track) -> None:
 
 
 def _require_one_clock(path: Path, tracks: dict[str, Track]) -> None:
-    """Header stamps and bag time can be compared only where they are of one clock."""
+    """Stamps of two topics can be compared only where they are of one clock."""
+    # How far each topic's stamps are behind the recorder; an answer has the stamp of its image.
+    offsets_s = {
+        track.topic: float(np.median(track.bag_ns - track.stamps_ns)) / 1e9
+        for track in tracks.values()
+        if track.has_header and len(track) and track.message_type != ANSWER
+    }
     if all(track.has_header for track in tracks.values()):
+        _require_same_offset(path, offsets_s)
         return
     for track in tracks.values():
-        if not (track.has_header and len(track)):
-            continue
-        offset_s = float(np.median(track.bag_ns - track.stamps_ns)) / 1e9
+        offset_s = offsets_s.get(track.topic, 0.0)
         if abs(offset_s) > MAX_CLOCK_OFFSET_S:
             others = ", ".join(sorted({t.topic for t in tracks.values() if not t.has_header}))
             raise ConfigurationError(
@@ -311,3 +316,19 @@ def _require_one_clock(path: Path, tracks: dict[str, Track]) -> None:
                 "a camera with a clock of its own). `stamps: bag` in the topic file uses the time "
                 "of the recorder for all topics."
             )
+
+
+def _require_same_offset(path: Path, offsets_s: dict[str, float]) -> None:
+    """Simulated time is as far behind the recorder for all topics; a camera's own clock is not."""
+    early, late = (
+        min(offsets_s, key=offsets_s.__getitem__),
+        max(offsets_s, key=offsets_s.__getitem__),
+    )
+    apart_s = offsets_s[late] - offsets_s[early]
+    if apart_s > MAX_CLOCK_OFFSET_S:
+        raise ConfigurationError(
+            f"{path}: the headers of {late} are {apart_s:.1f} s behind those of {early} by the "
+            "time of the recorder: two clocks, so what was recorded at one time cannot be found. "
+            "`stamps: bag` in the topic file uses the time of the recorder for all topics; "
+            "`action.offset_s` moves the stamps of the action alone."
+        )
