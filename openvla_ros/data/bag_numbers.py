@@ -129,6 +129,12 @@ def _require_declared(message_type: str, source: ActionSource) -> None:
     is_array = message_type == ARRAY
     _require("action.columns", bool(source.columns), None, message_type, is_array)
     _require("action.differences", source.differences, None, message_type, is_array)
+    _require("action.hold_s", source.hold_s > 0.0, None, message_type, message_type == TWIST)
+    if source.rotation_form == "rotvec" and source.rotation != "rotvec_rate":
+        raise ConfigurationError(
+            "action.rotation_form is 'rotvec', which only a turn made of rotvec_rate can be "
+            "written as. For poses, write `rotation: rotvec`; else leave it out."
+        )
     allowed: tuple[str, ...] = ()
     if message_type == TWIST:
         allowed = TWIST_ROTATIONS

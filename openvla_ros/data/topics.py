@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -43,7 +43,8 @@ class InstructionSource:
             raise ConfigurationError(
                 "instruction: give a topic or a text, not both: which of them would hold?"
             )
-        check_instruction(self.text)
+        if self.text and not check_instruction(self.text):
+            raise ConfigurationError("instruction.text is blank. Write the task, or leave it out.")
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,13 @@ class TopicConfig:
     def __post_init__(self) -> None:
         _require_range("rate_hz", self.rate_hz, 0.0, 1000.0)
         _require_choice("stamps", self.stamps, STAMPS)
+        has_topic = bool(self.gripper.topic) and not self.gripper.is_absent
+        how = replace(self.gripper, topic="", constant=None)
+        if how != GripperSource() and not has_topic:
+            raise ConfigurationError(
+                "gripper: column, joint, closed and open say how a topic is read, and there is "
+                "none. Name it under gripper.topic, or leave them out."
+            )
 
 
 def read_topic_file(path: Path) -> TopicConfig:
