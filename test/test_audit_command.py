@@ -110,6 +110,17 @@ def test_unknown_keys_are_errors_with_and_without_a_checkpoint(episodes, checkpo
         run(episodes, checkpoint, unnorm_key="bridge")
 
 
+def test_topic_file_without_a_bag_is_refused_and_not_passed_over(episodes, tmp_path):
+    with pytest.raises(ConfigurationError, match="no source is a bag"):
+        run(episodes, None, topics=tmp_path / "absent.yaml")
+
+
+def test_folder_that_cannot_be_written_is_known_before_anything_is_read(episodes, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"--out .*file cannot be made a folder"):
+        run(episodes, None, out=tmp_path / "file", camera="not looked at yet")
+
+
 def test_rate_and_topics_reach_the_reader_of_a_bag(capsys):
     data = shared_data_folder()
     assert data is not None

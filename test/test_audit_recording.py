@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from audit_faults import make_episode
 
 from openvla_ros.action_specs import load_action_spec
-from openvla_ros.evaluation.audit.pictures import look_at
+from openvla_ros.evaluation.audit.pictures import judge_repeats, look_at
 from openvla_ros.evaluation.audit.recording import Recording, episode_rows, judge_recording
 from openvla_ros.types import ActionSpec
 
@@ -59,3 +61,17 @@ def test_arm_moves_after_its_action() -> None:
     actions = np.zeros((4, 7))
     actions[1, 0] = 0.01
     np.testing.assert_array_equal(recording(actions).moving(0), [False, False, True, False])
+
+
+def test_episodes_of_several_sources_are_told_apart() -> None:
+    """Two bags both have an "episode_000000": two frozen cameras were counted as one."""
+    one = make_episode("episode_000000", np.ones((7, 7)), np.zeros((7, 4, 4, 3), np.uint8))
+    both = [replace(one, source=source) for source in ("bag_a", "bag_b")]
+    facts = [look_at(episode.open_images()) for episode in both]
+    recording = Recording(both, facts, SPEC)
+    assert recording.names == ["bag_a: episode_000000", "bag_b: episode_000000"]
+    moving = [recording.moving(i) for i in range(2)]
+    repeated = [row.is_repeated for row in facts]
+    (finding,) = judge_repeats(recording.names, repeated, moving, recording.rates_hz)
+    assert finding.value.startswith("2 of 2 episodes")
+    assert Recording(both[:1], facts[:1], SPEC).names == ["episode_000000"]

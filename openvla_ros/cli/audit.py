@@ -55,6 +55,7 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="JSON for machines.")] = False,
 ) -> None:
     """Look for mistakes in recorded episodes; exit code 1 when there is a problem."""
+    _prepare(sources, topics, out)
     norm_stats = read_norm_stats(local_folder(checkpoint)) if checkpoint else {}
     key = _chosen_key(norm_stats, unnorm_key)
     with needs("Reading recordings"):
@@ -77,6 +78,24 @@ def audit(
         _print_tables(report, out)
     if report.has_problems:
         raise typer.Exit(1)
+
+
+def _prepare(sources: list[Path], topics: Path | None, out: Path | None) -> None:
+    """Refuse what would show only after reading for minutes, or never."""
+    from openvla_ros.data.sources import BAG, source_kind
+
+    if topics is not None and BAG not in map(source_kind, sources):
+        raise ConfigurationError(
+            f"--topics {topics} says how a bag is read, and no source is a bag. Leave it out; "
+            "other recordings take --camera, --rate-hz and --pose-key."
+        )
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"--out {out} cannot be made a folder ({error}). Choose another one."
+            ) from error
 
 
 def _chosen_key(norm_stats: dict[str, ActionStats], unnorm_key: str) -> str:

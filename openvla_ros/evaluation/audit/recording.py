@@ -50,7 +50,7 @@ class Recording:
         self, episodes: Sequence[Episode], pictures: Sequence[PictureFacts], spec: ActionSpec
     ) -> None:
         self.episodes, self.pictures, self.spec = episodes, pictures, spec
-        self.names = [episode.name for episode in episodes]
+        self.names = _unique_names(episodes)
         self.actions = [episode.actions for episode in episodes]
         self.rates_hz = [episode.rate_hz for episode in episodes]
         self.is_eef = episodes[0].actions.shape[1] == motion.EEF_DIM
@@ -85,6 +85,13 @@ class Recording:
         return actions[np.isfinite(actions).all(axis=1)]
 
 
+def _unique_names(episodes: Sequence[Episode]) -> list[str]:
+    """The names of the episodes; with their source where several are audited as one."""
+    if len({episode.source for episode in episodes}) < 2:
+        return [episode.name for episode in episodes]
+    return [f"{episode.source}: {episode.name}" for episode in episodes]
+
+
 def judge_recording(recording: Recording) -> list[Finding]:
     """Return what is to be said about steps without an action."""
     actions = np.concatenate(recording.actions)
@@ -102,8 +109,8 @@ def judge_recording(recording: Recording) -> list[Finding]:
         findings.append(Finding(SECTION, "steps without action", value, reason, level))
     if damaged.any():
         names = [
-            episode.name
-            for episode in recording.episodes
+            name
+            for name, episode in zip(recording.names, recording.episodes, strict=True)
             if (np.isnan(episode.actions).any(1) ^ np.isnan(episode.actions).all(1)).any()
             or np.isinf(episode.actions).any()
         ]
