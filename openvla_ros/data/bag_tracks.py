@@ -320,10 +320,8 @@ def _require_one_clock(path: Path, tracks: dict[str, Track]) -> None:
 
 def _require_same_offset(path: Path, offsets_s: dict[str, float]) -> None:
     """Simulated time is as far behind the recorder for all topics; a camera's own clock is not."""
-    early, late = (
-        min(offsets_s, key=offsets_s.__getitem__),
-        max(offsets_s, key=offsets_s.__getitem__),
-    )
+    by_offset = sorted(offsets_s, key=offsets_s.__getitem__)
+    early, late = by_offset[0], by_offset[-1]
     apart_s = offsets_s[late] - offsets_s[early]
     if apart_s > MAX_CLOCK_OFFSET_S:
         raise ConfigurationError(
