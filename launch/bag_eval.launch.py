@@ -116,10 +116,12 @@ def _inputs(given: dict[str, str]) -> tuple[str, str]:
 
 
 def _python_player(given: dict[str, str]) -> Node:
+    # With a text for the whole bag, its own instructions go below /recorded like the rest.
+    keep = [] if given["instruction"] else ["--keep", given["instruction_topic"]]
     return Node(
         package="openvla_ros",
         executable="bag_player",
-        arguments=[given["bag"], "--rate", given["rate"]],
+        arguments=[given["bag"], "--rate", given["rate"], *keep],
         remappings=[(given["instruction_topic"], f"/{NAMESPACE}/instruction")],
         output="screen",
     )

@@ -74,6 +74,7 @@ def bag(tmp_path: Path) -> Path:
 def played(bag: Path, context: Context, **arguments) -> tuple[BagPlayer, list, FakeTime]:
     """Play with a fake clock; return (steady time, topic, message) of everything published."""
     time = FakeTime()
+    arguments = {"keep": ["/instruction"], **arguments}
     player = BagPlayer(
         bag, context=context, steady_s=lambda: time.now_s, sleep=time.sleep, **arguments
     )
@@ -128,11 +129,17 @@ def test_a_rate_changes_the_pace_and_not_the_bag_time(bag: Path, context) -> Non
 
 def test_commands_are_played_below_recorded_unless_asked_for(bag: Path, context) -> None:
     """A bag of a robot that moved must not move the robot that is connected now."""
-    player, _, _ = played(bag, context)
+    player, _, _ = played(bag, context, keep=[])
     assert player.topics["/servo/twist"].name == "/recorded/servo/twist"
-    assert player.topics["/instruction"].name == "/instruction"
     player, _, _ = played(bag, context, keep=["/servo/twist"])
     assert player.topics["/servo/twist"].name == "/servo/twist"
+
+
+def test_texts_are_commands_unless_asked_for(bag: Path, context) -> None:
+    """Every std_msgs/String kept its name, a recorded program for a driver among them."""
+    player, log, _ = played(bag, context, keep=[])
+    assert player.topics["/instruction"].name == "/recorded/instruction"
+    assert not [name for _, name, _ in log if name == "/instruction"]
 
 
 def test_a_topic_to_keep_that_is_not_there_is_an_error_that_lists_what_is(bag, context) -> None:
@@ -146,7 +153,9 @@ def test_messages_arrive_as_they_were_recorded(bag: Path, context) -> None:
     from rclpy.executors import SingleThreadedExecutor
     from std_msgs.msg import String
 
-    player = BagPlayer(bag, context=context, sleep=lambda s: None, steady_s=lambda: 0.0)
+    player = BagPlayer(
+        bag, keep=["/instruction"], context=context, sleep=lambda s: None, steady_s=lambda: 0.0
+    )
     node = rclpy.create_node("listener", context=context)
     texts: list[str] = []
     twists: list[TwistStamped] = []

@@ -36,6 +36,11 @@ def player_of(actions: list):
     return player
 
 
+def arguments_of(player) -> list[str]:
+    """What the user of a Node action gave its executable."""
+    return [str(word) for word in player._Node__arguments]
+
+
 def test_the_node_is_in_dry_run_on_the_bags_clock_below_its_own_namespace(
     launch_file, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +62,14 @@ def test_the_player_starts_when_the_node_is_active_and_ends_the_launch(
     player = player_of(started(launch_file, monkeypatch, bag="a_bag", rate="2.0"))
     assert nodes([player]).keys() == {"bag_player"}
     assert remappings(player) == {"/instruction": "/openvla_eval/instruction"}
+    assert arguments_of(player)[-2:] == ["--keep", "/instruction"]
+
+
+def test_a_text_for_the_whole_bag_stands_alone(
+    launch_file, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    player = player_of(started(launch_file, monkeypatch, bag="a_bag", instruction="wipe the table"))
+    assert arguments_of(player) == ["a_bag", "--rate", "1.0"]
 
 
 def test_rosbag2_plays_only_what_the_policy_takes_in(

@@ -1,7 +1,8 @@
 """Plays a rosbag2 with /clock, without rosbag2: serialised messages as they were recorded.
 
-For replays of a policy: images, camera infos and texts keep their topics, everything else, commands
-above all, is published below /recorded, where no controller listens. Remap with `--ros-args -r`.
+For replays of a policy: images and camera infos keep their topics, and what `--keep` names.
+Everything else, commands above all, is published below /recorded, where no controller listens;
+texts too, for some drivers run programs that arrive as std_msgs/String. Remap with `--ros-args -r`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from openvla_ros.errors import ConfigurationError, OpenVLAError
 
 CLOCK_HZ = 200.0  # four per twist at 50 Hz; `ros2 bag play --clock` gives 40
 RECORDED = "/recorded"
-#: What a policy takes in; a topic of another type keeps its name only when it is asked for.
-INPUT_TYPES = (*IMAGE_TYPES, "sensor_msgs/msg/CameraInfo", "std_msgs/msg/String")
+#: What cameras say and no robot obeys; a topic of another type keeps its name only when asked for.
+INPUT_TYPES = (*IMAGE_TYPES, "sensor_msgs/msg/CameraInfo")
 LINGER_S = 2.0  # of bag time: the answer to the last image is still on its way
 DEPTH = 10
 
@@ -186,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bag", type=Path, help="rosbag2 folder, or one .mcap or .db3 file")
     parser.add_argument("--rate", type=float, default=1.0, help="seconds of the bag per second")
     parser.add_argument(
-        "--keep", nargs="*", default=[], help="more topics to play under their own name"
+        "--keep", nargs="*", default=[], help="topics to play under their own name, beside images"
     )
     parser.add_argument("--wait", type=float, default=0.0, help="wait for a listener, seconds")
     own, ros = parser.parse_known_args(arguments)
