@@ -99,6 +99,45 @@ def test_recorded_actions_go_through_the_motion_stage_without_a_policy(
     assert "3 episodes, 30 steps" in capsys.readouterr().out
 
 
+def test_a_source_that_ground_truth_leaves_out_is_exit_code_1(tmp_path: Path, capsys) -> None:
+    """It was 0, and nobody looked at the list of problems."""
+    broken = tmp_path / "broken.mcap"
+    broken.write_bytes(b"\x89MCAP0\r\n")
+    arguments = [str(broken), str(sample_bag()), "--topics", TOPICS, "--ground-truth"]
+    arguments += ["--unnorm-key", "bridge_orig", "--skip-broken"]
+    found = json_of(capsys, arguments, 1)
+    assert "broken.mcap" in found["problems"][0] and found["steps"] == 30
+    inside = [str(tmp_path), *arguments[2:], "--out", str(tmp_path / "truth")]
+    assert "lies in the source" in json_of(capsys, inside, 1)["error"]
+
+
+def test_image_steps_of_the_nodes_parameters_are_those_of_the_replay(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """`rotate_image_180: true` turned the node's images and not those of the replay, which then
+    called the picture upside down.
+    """
+    from openvla_ros.cli import replay as command
+
+    variants: list[Any] = []
+
+    def evaluate(sources, given, out, options):
+        variants.extend(given)
+        return {"complete": True}
+
+    monkeypatch.setattr(command, "_evaluate", evaluate)
+    monkeypatch.setattr(command, "_show", lambda *arguments, **named: None)
+    parameters = tmp_path / "parameters.yaml"
+    parameters.write_text(
+        "openvla_node:\n  ros__parameters:\n    rotate_image_180: true\n    lanczos3: false\n"
+    )
+    arguments = ["bag", "--checkpoint", "x", "--out", str(tmp_path / "out")]
+    arguments += ["--params-file", str(parameters), "--compare", "as_is:rotate_image_180=false"]
+    assert main(["replay", *arguments]) == 0
+    found = {v.name: (v.rotate_image_180, v.lanczos3, v.center_crop) for v in variants}
+    assert found == {"base": (True, None, None), "as_is": (False, None, None)}
+
+
 @pytest.mark.ros
 def test_live_plays_the_bag_to_a_node_with_the_same_policy(
     tmp_path: Path, capsys, monkeypatch

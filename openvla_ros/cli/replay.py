@@ -59,7 +59,12 @@ def replay(
         from openvla_ros.config import NodeConfig
         from openvla_ros.config.files import read_parameter_file
         from openvla_ros.evaluation.replay.run import ReplayOptions
-        from openvla_ros.evaluation.replay.variants import BASE, Variant, parse_comparison
+        from openvla_ros.evaluation.replay.variants import (
+            BASE,
+            IMAGE_KEYS,
+            Variant,
+            parse_comparison,
+        )
 
         parameters = read_parameter_file(params_file) if params_file else {}
         options = ReplayOptions(
@@ -79,7 +84,8 @@ def replay(
         )
     if ground_truth:
         key = replay_modes.key_of(unnorm_key, checkpoint)
-        replay_modes.run_ground_truth(sources, options, key, out, as_json=as_json)
+        if not replay_modes.run_ground_truth(sources, options, key, out, as_json=as_json):
+            raise typer.Exit(INCOMPLETE)
         return
     folder = _required(checkpoint, out)
     base = Variant(
@@ -91,10 +97,12 @@ def replay(
         exactness=exactness,
         device=device,
         unnorm_key=unnorm_key,
+        # The node adds these steps for true, and false leaves it to the checkpoint.
+        **{key: True for key in IMAGE_KEYS if parameters.get(key)},
     )
     variants = [base, *(parse_comparison(text, base) for text in compare or ())]
     if live:
-        replay_modes.require_one_bag(sources)
+        replay_modes.require_live(sources)
     metrics = _evaluate(sources, variants, folder, options)
     found = None
     if live:

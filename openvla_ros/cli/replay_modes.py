@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,8 +47,9 @@ def run_ground_truth(
     out: Path | None,
     *,
     as_json: bool,
-) -> None:
-    """Send recorded actions through the motion stage, and show what becomes of them.
+) -> bool:
+    """Send recorded actions through the motion stage, show what becomes of them; return whether
+    every source could be read.
 
     Args:
         sources: Recordings.
@@ -65,8 +67,11 @@ def run_ground_truth(
         from openvla_ros.control.motion import complete_spec
         from openvla_ros.evaluation.motion.ground_truth import replay_ground_truth
         from openvla_ros.evaluation.replay.folder import GROUND_TRUTH, plain, writing_file
+        from openvla_ros.evaluation.replay.plan import require_apart
         from openvla_ros.evaluation.replay.run import open_sources
 
+        if out is not None:
+            require_apart(sources, out)
         node = options.node
         jobs, problems = open_sources(list(sources), options)
         spec = complete_spec(
@@ -80,7 +85,7 @@ def run_ground_truth(
             partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if as_json:
         print_json(content)
-        return
+        return not problems
     console = Console()
     console.print(
         f"{len(jobs)} episodes, {report.steps} steps, {report.clipped_steps} of them clipped"
@@ -88,13 +93,15 @@ def run_ground_truth(
     show_findings(report.findings)
     for problem in problems:
         console.print(f"left out: {problem}", markup=False, soft_wrap=True)
+    return not problems
 
 
-def require_one_bag(sources: Sequence[Path]) -> None:
-    """Return when the sources are one bag, which can be played to a node.
+def require_live(sources: Sequence[Path]) -> None:
+    """Return when the sources are one bag, which can be played to a node, and ROS 2 is here.
 
     Raises:
         ConfigurationError: They are not.
+        DependencyError: There is no ROS 2; after hours of evaluation is a bad time to learn it.
     """
     from openvla_ros.data.sources import BAG, source_kind
 
@@ -103,6 +110,8 @@ def require_one_bag(sources: Sequence[Path]) -> None:
             f"--live plays one rosbag2 to the node; {len(sources)} sources were given, or another "
             "kind. Give one bag, or leave --live out."
         )
+    with needs("replay --live"):
+        importlib.import_module("openvla_ros.ros.live_replay")
 
 
 def run_live(

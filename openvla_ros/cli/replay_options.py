@@ -55,7 +55,7 @@ Restart = Annotated[
 ]
 ParamsFile = Annotated[
     Path | None,
-    typer.Option(help="Node parameters: action_spec.* of an own key, limits, gripper."),
+    typer.Option(help="Node parameters: action_spec.* of an own key, image steps, limits."),
 ]
 GroundTruth = Annotated[
     bool,

@@ -1,8 +1,8 @@
 """What a replay evaluates, written down: a run goes on in a folder only if this is the same.
 
 A file is known by its size, both ends, and samples between: recordings and weights of many GB are
-told apart in milliseconds, and a copy with another date is the same. Fine-tuning may leave the first
-and the last tensor of a file as they were, so that the ends alone do not tell.
+told apart in milliseconds, and a copy with another date is the same. Fine-tuning may leave the
+first and the last tensor of a file as they were, so that the ends alone do not tell.
 """
 
 from __future__ import annotations

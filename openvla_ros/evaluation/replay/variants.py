@@ -28,7 +28,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "exactness": ("self", "hf", "approx"),
 }
 #: Key of a comparison, and of the node's parameters, to field of `ImageOptions`.
-_IMAGE_KEYS = {
+IMAGE_KEYS = {
     "rotate_image_180": "rotate_180",
     "jpeg_round_trip": "jpeg_round_trip",
     "lanczos3": "lanczos3",
@@ -95,7 +95,7 @@ class Variant:
         from openvla_ros.model.image_options import ImageOptions
         from openvla_ros.policy import OpenVLAPolicy
 
-        added = {field: bool(getattr(self, key)) for key, field in _IMAGE_KEYS.items()}
+        added = {field: bool(getattr(self, key)) for key, field in IMAGE_KEYS.items()}
         policy = OpenVLAPolicy.from_pretrained(
             self.checkpoint,
             device=self.device,
@@ -113,7 +113,7 @@ class Variant:
     def _take_away(self, policy: OpenVLAPolicy) -> None:
         """Switch off the steps that the checkpoint asks for and this variant does without."""
         images = policy.processor.image_processor
-        off = {field: False for key, field in _IMAGE_KEYS.items() if getattr(self, key) is False}
+        off = {field: False for key, field in IMAGE_KEYS.items() if getattr(self, key) is False}
         images.options = replace(images.options, **off)
 
     def described(self) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def require_distinct(variants: Sequence[Variant]) -> None:
 def _parsed_value(where: str, key: str, value: str) -> Any:
     if key in _CHOICES:
         return _require_choice(where, value, _CHOICES[key])
-    if key in _IMAGE_KEYS:
+    if key in IMAGE_KEYS:
         return _SWITCH[_require_choice(where, value, _SWITCH)]
     if key in _TEXT_KEYS:
         if not value and key == "checkpoint":
@@ -209,6 +209,6 @@ def _allowed_keys() -> str:
     described: Mapping[str, str] = {
         **dict.fromkeys(_TEXT_KEYS, "text"),
         **{key: "|".join(values) for key, values in _CHOICES.items()},
-        **dict.fromkeys(_IMAGE_KEYS, "true|false"),
+        **dict.fromkeys(IMAGE_KEYS, "true|false"),
     }
     return "Allowed are " + ", ".join(f"{key}={value}" for key, value in described.items()) + "."
