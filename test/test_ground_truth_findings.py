@@ -108,3 +108,17 @@ def test_lost_gripper_events_name_the_parameter_that_loses_them() -> None:
     assert inverted.level == "problem" and "gripper.invert turns" in inverted.reason
     kept = findings(episode_of(actions))["gripper"]
     assert kept.level == "ok" and "1.0 steps late" in kept.value
+
+
+def test_a_recording_without_a_gripper_moves() -> None:
+    """Every step of a twist topic was refused, because the gripper was no number."""
+    (actions,) = octo_actions()[1:2]
+    expected = findings(episode_of(actions))
+    for lost in (slice(None), slice(3)):  # no gripper at all, and one that is heard later
+        twists = actions.copy()
+        twists[lost, 6] = np.nan
+        found = findings(episode_of(twists))
+        assert "refused steps" not in found
+        assert found["end of the path"] == expected["end of the path"]
+    twists[4, 2] = np.nan
+    assert findings(episode_of(twists))["refused steps"].value.startswith("1 of ")

@@ -84,7 +84,12 @@ def _replayed(
     has_unchecked_box = motion.has_workspace and start is None
     motion = without_unknown_box(motion, start)
     streamed = stream_actions(
-        episode.actions, spec, motion, gripper, rate_hz=episode.rate_hz, start=start
+        _with_gripper(episode.actions, spec),
+        spec,
+        motion,
+        gripper,
+        rate_hz=episode.rate_hz,
+        start=start,
     )
     path = _composed(episode, spec, motion, start)
     refused = [plan for plan in streamed.plans if plan.refusal is not Drop.NONE]
@@ -134,6 +139,20 @@ def _slowed(streamed: StreamedMotion, spec: ActionSpec, motion: MotionConfig) ->
     own_s = 1.0 / spec.action_hz
     steps = [p.steps[0] for p in streamed.plans if p.refusal is Drop.NONE and p.steps is not None]
     return sum(limits.shortest_time_s(step) > own_s * (1.0 + 1e-9) for step in steps)
+
+
+def _with_gripper(actions: np.ndarray, spec: ActionSpec) -> np.ndarray:
+    """(T, 7) where a gripper that was not recorded stays as it was, open at first.
+
+    The node refuses an action with a number missing. A twist topic has no gripper, and moves.
+    """
+    known = np.isfinite(actions[:, 6])
+    if known.all():
+        return actions
+    last = np.maximum.accumulate(np.where(known, np.arange(len(actions)), -1))
+    at_first = 1.0 if spec.gripper_open is None else spec.gripper_open
+    held = np.where(last >= 0, actions[np.maximum(last, 0), 6], at_first)
+    return np.column_stack([actions[:, :6], held])
 
 
 def _openings(episode: Episode, spec: ActionSpec) -> np.ndarray:
