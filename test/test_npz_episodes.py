@@ -63,6 +63,14 @@ def test_a_statistics_key_gives_the_published_rate(tmp_path: Path, place: str) -
     assert npz_episodes(tmp_path)[0].rate_hz == 5
 
 
+def test_a_rate_that_contradicts_the_stored_one_is_refused(tmp_path: Path) -> None:
+    """It won, and made a wrong clock; steps are not resampled."""
+    with pytest.raises(ConfigurationError, match=r"recorded at 5 Hz.*rate_hz is 3\. Leave"):
+        npz_episodes(write(tmp_path / "a.npz"), rate_hz=3)
+    assert npz_episodes(write(tmp_path / "a.npz"), rate_hz=5)[0].rate_hz == 5
+    assert npz_episodes(write(tmp_path / "a.npz", rate_hz=None), rate_hz=3)[0].rate_hz == 3
+
+
 def test_a_rate_is_never_invented(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="Give rate_hz"):
         npz_episodes(write(tmp_path / "a.npz", rate_hz=None))

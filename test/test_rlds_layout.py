@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import recording_formats as formats
@@ -49,3 +50,14 @@ def test_a_record_alone_shows_the_same_names() -> None:
     assert layout.cameras == {PRIMARY: None}
     assert layout.vectors == {"steps/action": None, "steps/observation/state": None}
     assert layout.instruction == "steps/language_instruction"
+
+
+def test_an_empty_list_in_a_record_alone_is_no_camera() -> None:
+    """It was an IndexError, without a word about the file."""
+    features = formats.rlds_features(formats.recording(1))
+    data = formats.example({**features, "steps/observation/depth": []})
+    place = RecordPlace(Path("made.tfrecord"), 0, len(data))
+    parsed = parse_example(data, place)
+    empty = replace(parsed["steps/observation/depth"], kind="bytes")
+    layout = layout_from_example({**parsed, empty.name: empty}, place.path)
+    assert list(layout.cameras) == [PRIMARY]

@@ -63,8 +63,8 @@ def npz_episodes(
     Args:
         folder_or_file: One file, or a folder.
         camera: Name of the pictures, such as "image_0"; "" = the only ones, or "primary".
-        rate_hz: Steps per second. None = `rate_hz` in the file or in the folder's index.json, or
-            the published rate of the `unnorm_key` in one of them.
+        rate_hz: Steps per second, where neither the file nor the folder's index.json has a
+            `rate_hz`. None = the published rate of the `unnorm_key` in one of them.
         skip_unlabelled: Leave out episodes whose instruction is empty, instead of refusing them.
 
     Raises:
@@ -100,8 +100,8 @@ def _read_episode(
         return None
     key = choose_camera(cameras, camera, where)
     offsets = _checked_offsets(path, key, arrays[key + _OFFSETS], len(actions))
-    if rate_hz is None and "rate_hz" in {**index, **arrays}:
-        rate_hz = float(_scalar({**index, **arrays}, "rate_hz", "fiu", where))
+    if "rate_hz" in {**index, **arrays}:
+        rate_hz = _stored_rate({**index, **arrays}, rate_hz, where)
     dataset = {**index, **arrays}.get("unnorm_key", "")
     rate_hz = require_rate(rate_hz, str(dataset), where)
     stamps_ns = even_stamps(range(len(actions)), rate_hz)
@@ -221,6 +221,17 @@ def _scalar(arrays: dict[str, Any], name: str, kinds: str, where: str) -> Any:
         wanted = "text" if kinds == "U" else "number"
         raise ConfigurationError(f"{where}: `{name}` {have}; it must be one {wanted}.")
     return array[()]
+
+
+def _stored_rate(stored: dict[str, Any], given: float | None, where: str) -> float:
+    """The rate that is stored; steps are not resampled, so another one would be a wrong clock."""
+    rate_hz = float(_scalar(stored, "rate_hz", "fiu", where))
+    if given is not None and given != rate_hz:
+        raise ConfigurationError(
+            f"{where} was recorded at {rate_hz:g} Hz (its `rate_hz`, or that of {INDEX}), and "
+            f"rate_hz is {given:g}. Leave rate_hz out."
+        )
+    return rate_hz
 
 
 def _checked_stamps(stamps: np.ndarray, steps: int, where: str) -> np.ndarray:

@@ -74,10 +74,10 @@ def layout_from_example(features: Mapping[str, Feature], path: Path) -> RldsLayo
     for name, feature in features.items():
         if feature.kind == "float":
             vectors[name] = None
-        elif feature.kind == "bytes" and bytes(feature.byte_strings()[0][:8]).startswith(
-            (JPEG, PNG)
-        ):
-            cameras[name] = None
+        elif feature.kind == "bytes":
+            first = next(iter(feature.byte_strings()), b"")  # a list may be empty
+            if bytes(first[:8]).startswith((JPEG, PNG)):
+                cameras[name] = None
     return _checked(path, features, cameras, vectors)
 
 

@@ -69,7 +69,7 @@ def require_rate(given: float | None, dataset: str, where: str) -> float:
     """
     if given is not None:
         if not (math.isfinite(given) and given > 0):
-            raise ConfigurationError(f"rate_hz is {given!r}; it must be greater than 0.")
+            raise ConfigurationError(f"{where}: rate_hz is {given!r}; it must be greater than 0.")
         return float(given)
     published = load_action_spec(dataset).action_hz if dataset else None
     if published is None:
