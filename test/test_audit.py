@@ -13,7 +13,7 @@ from bridge_episodes import WHY_NOT, bridge_stats, has_recordings
 from openvla_ros.action_specs import load_action_spec
 from openvla_ros.data.episode import Episode
 from openvla_ros.errors import ActionStatsError, ConfigurationError
-from openvla_ros.evaluation.audit.audit_report import AuditReport, audit_episodes
+from openvla_ros.evaluation.audit.audit_report import NO_EEF, AuditReport, audit_episodes
 from openvla_ros.evaluation.replay.folder import plain
 from openvla_ros.types import ActionSpec, Finding
 
@@ -166,7 +166,10 @@ def test_without_key_and_statistics_checks_say_what_they_need() -> None:
 
 
 def test_other_layouts_are_audited_without_the_checks_of_the_gripper() -> None:
-    report = audit_episodes([moving_episode(actions=8)], SPEC, {}, None)
+    states = np.zeros((40, 7))
+    report = audit_episodes([replace(moving_episode(actions=8), states=states)], SPEC, {}, None)
+    reasons = {f.reason for f in report.findings if f.value == "n/a" and f.item != "action scale"}
+    assert reasons == {NO_EEF}, "neither a key nor a state is what is missing"
     assert {f.item for f in report.findings if f.value == "n/a"} == {
         "idle share",
         "gripper polarity",
@@ -201,9 +204,14 @@ def test_mixed_actions_are_an_error_that_names_them() -> None:
         audit_episodes([moving_episode("a"), moving_episode("b", actions=8)], SPEC, {}, None)
 
 
-def test_key_of_another_length_is_an_error() -> None:
+def test_key_of_another_length_is_an_error_before_frames_are_read() -> None:
+    """The frames of an hour were decoded first."""
+
+    def frames():
+        raise AssertionError("a frame was read")
+
     with pytest.raises(ActionStatsError, match=r"8 numbers.*'bridge_orig' has 7"):
-        audited([moving_episode(actions=8)])
+        audited([replace(moving_episode(actions=8), open_images=frames)])
 
 
 def test_one_step_episodes_are_audited() -> None:

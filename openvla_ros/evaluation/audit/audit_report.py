@@ -35,6 +35,7 @@ from openvla_ros.types import ActionSpec, Finding
 
 FORMAT = 1  # of audit.json
 MOST_SAMPLES = 4  # frames in the report
+NO_EEF = "These actions are not x y z roll pitch yaw gripper."
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class AuditReport:
 class _Collected:
     """What is kept of the episodes while they are read."""
 
-    episodes: list[Episode] = field(default_factory=list)
+    episodes: list[Episode]
     pictures: list[PictureFacts] = field(default_factory=list)
     samples: list[tuple[str, np.ndarray]] = field(default_factory=list)
 
@@ -103,21 +104,20 @@ def audit_episodes(
         spec: What the actions mean. A field that is None leaves out the checks that need it.
         norm_stats: Statistics of a checkpoint; {} leaves out the check of scale.
         unnorm_key: The key to compare with; None = a sole one.
-        on_episode: Told the name of every episode that was read.
+        on_episode: Told the name of every episode whose frames were read.
 
     Raises:
         ConfigurationError: There is no episode, or actions of different lengths.
         ActionStatsError: The key is unknown, or its actions have another length.
         OpenVLAError: An image cannot be read.
     """
-    collected = _Collected()
-    for episode in episodes:
-        collected.episodes.append(episode)
+    collected = _Collected(list(episodes))
+    # Before the pictures, which may take minutes.
+    stats = _stats(norm_stats, unnorm_key, _require_one_length(collected.episodes))
+    for episode in collected.episodes:
         collected.pictures.append(pictures.look_at(_first_kept(episode, collected)))
         if on_episode is not None:
             on_episode(episode.name)
-    action_dim = _require_one_length(collected.episodes)
-    stats = _stats(norm_stats, unnorm_key, action_dim)
     recording = Recording(collected.episodes, collected.pictures, spec)
     measured: dict[str, Any] = {}
     findings = [
@@ -190,8 +190,7 @@ def _timing(recording: Recording, measured: dict[str, Any]) -> list[Finding]:
 def _motion(recording: Recording, measured: dict[str, Any]) -> list[Finding]:
     measured["idle"] = None
     if not recording.is_eef:
-        why = "These actions are not x y z roll pitch yaw gripper."
-        return [_not_possible(motion.SECTION, "idle share", why)]
+        return [_not_possible(motion.SECTION, "idle share", NO_EEF)]
     if not recording.knows_units:
         why = "The units of a step are not known: give --unnorm-key of a described dataset."
         return [_not_possible(motion.SECTION, "idle share", why)]
@@ -208,6 +207,8 @@ def _motion(recording: Recording, measured: dict[str, Any]) -> list[Finding]:
 
 def _gripper(recording: Recording, measured: dict[str, Any]) -> list[Finding]:
     measured["gripper"] = None
+    if not recording.is_eef:
+        return [_not_possible(gripper.SECTION, "gripper polarity", NO_EEF)]
     if not recording.knows_gripper:
         why = "What open and closed are is not known: give --unnorm-key of a described dataset."
         return [_not_possible(gripper.SECTION, "gripper polarity", why)]
@@ -257,7 +258,9 @@ def _tracking(recording: Recording, measured: dict[str, Any]) -> list[Finding]:
         if episode.states is not None and episode.states.shape[1] >= motion.EEF_DIM - 1
     ]
     item = "states follow actions"
-    if not recording.is_eef or not pairs:
+    if not recording.is_eef:
+        return [_not_possible(tracking.SECTION, item, NO_EEF)]
+    if not pairs:
         why = "The recording has no pose of the end effector (state in the topic file)."
         return [_not_possible(tracking.SECTION, item, why)]
     facts = tracking.measure_tracking(
