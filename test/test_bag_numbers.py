@@ -67,6 +67,7 @@ def test_an_answer_says_how_long_a_step_is_unless_nobody_knew() -> None:
         (ANSWER, ActionSource(columns=(0,)), "action.columns has no meaning"),
         (TWIST, ActionSource(rotation="euler_rate", differences=True), "differences has no"),
         (POSE, ActionSource(rotation="euler", hold_s=0.5), "hold_s has no meaning"),
+        (ANSWER, ActionSource(offset_s=0.1), "offset_s has no meaning"),
         (POSE, ActionSource(rotation="euler", rotation_form="rotvec"), "`rotation: rotvec`"),
         (TWIST, ActionSource(rotation="euler_rate", rotation_form="rotvec"), "rotvec_rate"),
     ],

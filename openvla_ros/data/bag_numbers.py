@@ -130,6 +130,7 @@ def _require_declared(message_type: str, source: ActionSource) -> None:
     _require("action.columns", bool(source.columns), None, message_type, is_array)
     _require("action.differences", source.differences, None, message_type, is_array)
     _require("action.hold_s", source.hold_s > 0.0, None, message_type, message_type == TWIST)
+    _require("action.offset_s", source.offset_s != 0, None, message_type, message_type != ANSWER)
     if source.rotation_form == "rotvec" and source.rotation != "rotvec_rate":
         raise ConfigurationError(
             "action.rotation_form is 'rotvec', which only a turn made of rotvec_rate can be "
