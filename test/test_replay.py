@@ -391,6 +391,28 @@ def test_a_real_bag_is_answered_as_the_policy_answers_its_pixels(tmp_path: Path)
     assert metrics_of(out)["units"] == {"translation": "mm", "rotation": "deg"}
 
 
+def test_each_of_several_sources_gets_a_bag_with_the_answers(tmp_path: Path) -> None:
+    episodes = [made_up_episodes(1, source=source)[0] for source in ("tuesday", "monday")]
+    options = ReplayOptions(probes=False)
+    out = replay(episodes, [pixel_variant()], tmp_path / "out", options)
+    bags = sorted(path.name for path in (out / "replay_bag").iterdir())
+    assert bags == ["0000_tuesday", "0001_monday"]
+
+
+@pytest.mark.slow
+def test_bags_of_one_time_get_a_replay_bag_each(tmp_path: Path) -> None:
+    """Two bags that overlap in time, or come in another order, ended the run once every frame was
+    answered: their answers do not fit into one bag.
+    """
+    first = sample_bag()
+    second = first.parent / "bridge_v2_frames100_rosbag2_mcap"
+    options = sample_options(probes=False)
+    out = replay([second, first], [pixel_variant()], tmp_path / "out", options)
+    assert metrics_of(out)["complete"] and (out / "report.html").exists()
+    bags = sorted(path.name for path in (out / "replay_bag").iterdir())
+    assert bags == [f"0000_{second.name}", f"0001_{first.name}"]
+
+
 @pytest.mark.slow
 def test_everything_is_written_for_a_real_bag(tmp_path: Path) -> None:
     """Two variants, probes, bag and the real report."""

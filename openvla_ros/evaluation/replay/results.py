@@ -219,14 +219,17 @@ def _write_steps(folder: ReplayFolder, records: Mapping[str, Sequence[EpisodeRec
 
 
 def _write_bag(folder: ReplayFolder, result: VariantResult, node: NodeConfig) -> None:
-    """Write the recorded topics with the answers of the reference, for rviz and Foxglove."""
-    from openvla_ros.evaluation.motion.replay_bag import write_replay_bag
+    """Write the recorded topics with the answers of the reference, for rviz and Foxglove.
+
+    Sources are recordings of any times: of several, each gets a bag of its own.
+    """
+    from openvla_ros.evaluation.motion.replay_bag import write_replay_bags
 
     policy = result.policy
     with folder.writing_folder(REPLAY_BAG) as path:
-        write_replay_bag(
+        write_replay_bags(
             path,
-            (job.episode for job in result.jobs),
+            [job.episode for job in result.jobs],
             _stored_records(folder, result),
             policy.spec,
             node.motion,
