@@ -113,6 +113,7 @@ def test_a_configuration_can_be_written_as_json_and_compared() -> None:
         ("just words", "the file must hold keys and values"),
         ("", "the file must hold keys and values"),
         ("a: [", "cannot be read as a topic file"),
+        ("action:\n  topic: /a\n  topic: /b\n", "the key 'topic' stands there twice"),
     ],
 )
 def test_a_mistake_is_named_with_the_file(tmp_path, content, message) -> None:
@@ -120,6 +121,12 @@ def test_a_mistake_is_named_with_the_file(tmp_path, content, message) -> None:
     with pytest.raises(ConfigurationError, match=message) as caught:
         read_topic_file(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_task_that_no_prompt_can_hold_is_named_with_the_file(tmp_path) -> None:
+    path = written(tmp_path, {"instruction": {"text": "do\nit"}})
+    with pytest.raises(InstructionError, match=str(path)):
+        read_topic_file(path)
 
 
 def test_a_missing_file_points_to_the_template(tmp_path) -> None:

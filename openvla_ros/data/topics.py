@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
-from openvla_ros.errors import ConfigurationError
+from openvla_ros.errors import ConfigurationError, InstructionError
 from openvla_ros.messages import check_instruction
 
 NONE = "none"  # what a user writes where a part does not exist
@@ -218,7 +218,7 @@ def read_topic_file(path: Path) -> TopicConfig:
         ConfigurationError: Not readable, an unknown key, or a bad value.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigurationError(
             f"{path} cannot be read as a topic file ({type(error).__name__}: {error}). "
@@ -226,8 +226,21 @@ def read_topic_file(path: Path) -> TopicConfig:
         ) from error
     try:
         return _built(TopicConfig, content, "")
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from error
+    except (ConfigurationError, InstructionError) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML takes the last of two equal keys: a line that was to be replaced stays, unnoticed."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of a node; two equal keys are an error of the file."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                words = f"the key {key!r} stands there twice; which of them would hold?"
+                raise yaml.constructor.ConstructorError(None, None, words, node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Part = TypeVar("_Part")
