@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,12 +60,7 @@ def replay(
         from openvla_ros.config import NodeConfig
         from openvla_ros.config.files import read_parameter_file
         from openvla_ros.evaluation.replay.run import ReplayOptions
-        from openvla_ros.evaluation.replay.variants import (
-            BASE,
-            IMAGE_KEYS,
-            Variant,
-            parse_comparison,
-        )
+        from openvla_ros.evaluation.replay.variants import BASE, Variant, parse_comparison
 
         parameters = read_parameter_file(params_file) if params_file else {}
         options = ReplayOptions(
@@ -97,8 +93,7 @@ def replay(
         exactness=exactness,
         device=device,
         unnorm_key=unnorm_key,
-        # The node adds these steps for true, and false leaves it to the checkpoint.
-        **{key: True for key in IMAGE_KEYS if parameters.get(key)},
+        **_image_steps(parameters),
     )
     variants = [base, *(parse_comparison(text, base) for text in compare or ())]
     if live:
@@ -118,6 +113,13 @@ def _required(checkpoint: str, out: Path | None) -> Path:
     if out is None:
         raise ConfigurationError("--out is missing: the folder that gets the results.")
     return out
+
+
+def _image_steps(parameters: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the image steps that the node's parameters add; false leaves it to the checkpoint."""
+    from openvla_ros.evaluation.replay.variants import IMAGE_KEYS
+
+    return {key: True for key in IMAGE_KEYS if parameters.get(key)}
 
 
 def _evaluate(
