@@ -46,6 +46,18 @@ def test_an_engine_that_has_nothing_to_do_starts_nothing() -> None:
     assert not ray.is_initialized()
 
 
+def test_an_address_that_is_none_is_an_error_that_says_what_one_looks_like() -> None:
+    """It was a traceback of Ray's."""
+    ray = pytest.importorskip("ray")
+    engine = RayEngine(1, "my cluster")
+    with pytest.raises(
+        ConfigurationError, match=r"'my cluster' leads to no Ray cluster .*HOST:PORT"
+    ):
+        engine.describe(pixel_variant())
+    engine.close()
+    assert not ray.is_initialized()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _importable() -> Iterator[None]:
     """Workers find the modules of these tests."""

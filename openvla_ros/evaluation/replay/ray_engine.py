@@ -157,7 +157,7 @@ class RayEngine:
         if not self._ray.is_initialized():
             self._started_ray = True
             if self._address:
-                self._ray.init(address=self._address, log_to_driver=False)
+                self._connect()
             else:
                 self._ray.init(
                     address="local",
@@ -178,10 +178,19 @@ class RayEngine:
             )
         remote = self._ray.remote(RayWorker)
         threads = _torch_threads()
-        self._new_worker = lambda: remote.options(num_gpus=1 if gpus else 0, num_cpus=1).remote(
-            threads
-        )
+        # Not a CPU besides a GPU: of a machine with fewer of them, workers would wait for ever.
+        share = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 1}
+        self._new_worker = lambda: remote.options(**share).remote(threads)
         self._workers = [self._new_worker() for _ in range(count)]
+
+    def _connect(self) -> None:
+        try:
+            self._ray.init(address=self._address, log_to_driver=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigurationError(
+                f"--ray-address {self._address!r} leads to no Ray cluster ({error}). Give the "
+                "HOST:PORT that `ray start --head` printed, or leave it out to use this machine."
+            ) from error
 
 
 def _send(worker: Any, variant: Variant, job: Job) -> Any:
