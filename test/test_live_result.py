@@ -81,3 +81,12 @@ def test_no_answers_give_no_percentiles() -> None:
     found = result([])
     assert found.age_s == {} and found.answered_share == 0.0
     assert found.to_dict()["states"] == {"RUNNING OK": 3}
+
+
+def test_of_a_chunk_the_first_step_is_compared() -> None:
+    """A policy of several steps per answer never equalled its own records."""
+    live = [
+        dataclasses.replace(a, token_ids=a.token_ids * 2, action=(*a.action, *[0.0] * 7))
+        for a in answers(offline())
+    ]
+    assert (result(live).compared, result(live).equal) == (5, 5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,12 @@ import pytest
 from replay_cases import pixel_variant, shared_checkpoint
 
 from openvla_ros.errors import ConfigurationError
-from openvla_ros.evaluation.replay.variants import Variant, parse_comparison, require_distinct
+from openvla_ros.evaluation.replay.variants import (
+    MadeVariant,
+    Variant,
+    parse_comparison,
+    require_distinct,
+)
 from openvla_ros.model.image_options import ImageOptions
 
 BASE = Variant("base", "some/checkpoint", unnorm_key="bridge_orig", device="cpu")
@@ -79,3 +85,9 @@ def test_image_steps_are_added_and_taken_away_as_asked(tmp_path: Path) -> None:
     turned = np.ascontiguousarray(image[::-1, ::-1])
     as_stored.processor.image_processor.options = ImageOptions()
     np.testing.assert_array_equal(plain.view(image), as_stored.view(turned))
+
+
+def test_policies_of_one_function_with_other_arguments_are_others() -> None:
+    """Records of both would have been mixed in one folder."""
+    made = [MadeVariant("a", make=partial(dict, seed=seed)).described() for seed in (0, 1, 1)]
+    assert made[0] != made[1] == made[2]

@@ -102,7 +102,7 @@ def live_result(
             if live is None or live.instruction != record.instruction:
                 continue
             compared += 1
-            equal += tuple(ids.tolist()) == live.token_ids and tuple(action.tolist()) == live.action
+            equal += _is_same(live, ids, action)
     return LiveResult(
         images_in_bag=images_in_bag,
         images_received=images_received,
@@ -114,6 +114,14 @@ def live_result(
         compared=compared,
         equal=equal,
         states=dict(states),
+    )
+
+
+def _is_same(live: LiveAnswer, ids: np.ndarray, action: np.ndarray) -> bool:
+    """Return whether the first step of an answer is the offline one: a record has no other."""
+    return (
+        tuple(ids.tolist()) == live.token_ids[: len(ids)]
+        and tuple(action.tolist()) == live.action[: len(action)]
     )
 
 

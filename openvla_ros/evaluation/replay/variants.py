@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from openvla_ros.errors import ConfigurationError
@@ -139,10 +140,13 @@ class MadeVariant(Variant):
         return self.make()
 
     def described(self) -> dict[str, Any]:
-        """Return the fields, and the function by name."""
+        """Return the fields, and the function by name, with what `partial` gives it."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "make"}
         made_by = getattr(self.make, "func", self.make)
-        return own | {"make": getattr(made_by, "__qualname__", repr(made_by))}
+        name = getattr(made_by, "__qualname__", repr(made_by))
+        if isinstance(self.make, partial):
+            name += f" {self.make.args} {self.make.keywords}"
+        return own | {"make": name}
 
 
 def parse_comparison(text: str, base: Variant) -> Variant:
