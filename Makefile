@@ -6,6 +6,8 @@ SHELL := /bin/bash
 ENV := source scripts/env.bash
 # A test that needs ROS fails here instead of being skipped: the set-up has provided ROS.
 PYTEST := OPENVLA_ROS_REQUIRE_ROS=1 python -m pytest
+# Tests over DDS run one at a time, because they look at when things happen; the others share the cores.
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --maxprocesses 4 --dist loadfile
 
 export BAG CHECKPOINT UNNORM_KEY INSTRUCTION DURATION
 
@@ -23,10 +25,12 @@ demo: setup  ## camera -> policy -> mock robot, live; BAG=, CHECKPOINT=, UNNORM_
 		$${INSTRUCTION:+--instruction "$$INSTRUCTION"} $${DURATION:+--duration "$$DURATION"}
 
 test: setup  ## the fast tier of tests, which CI runs
-	@$(ENV); $(PYTEST) -m "not slow and not gpu"
+	@$(ENV); $(SIDE_BY_SIDE) -m "not slow and not gpu and not ros"
+	@$(ENV); $(PYTEST) -m "not slow and not gpu and ros"
 
 test-all: setup  ## every test, the slow tier included
-	@$(ENV); $(PYTEST)
+	@$(ENV); $(SIDE_BY_SIDE) -m "not ros"
+	@$(ENV); $(PYTEST) -m ros
 
 faults: setup  ## kills, hangs and restarts every process 100 times; numbers into docs/benchmarks/faults.md
 	@$(ENV); python test/fault_run.py --rounds 100 --seed 0 --document docs/benchmarks/faults.md

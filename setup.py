@@ -58,6 +58,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "mypy>=1.10",
         "pytest>=8.0",
+        "pytest-xdist>=3.5",
         "ruff>=0.9",
         "types-PyYAML>=6",
         "websockets>=13",

@@ -113,6 +113,7 @@ def test_a_python_that_is_too_old_is_named_with_what_is_needed(machine: Machine)
     assert "Python 3.8.10" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_second_run_keeps_the_environment_of_the_first(machine: Machine) -> None:
     """Where python3 is a symlink (Debian, Ubuntu), the second run used to start from nothing."""
     shutil.copy(ROOT / "constraints.txt", machine.checkout)

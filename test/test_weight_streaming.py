@@ -202,7 +202,7 @@ print(json.dumps({"peak": resident("VmHWM") - before, "weights": weights}))
 """
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
 def test_reading_takes_hardly_more_memory_than_the_weights(dtype: str, tmp_path: Path) -> None:
     """All resident memory is counted, at its highest; files are read, so none of it is theirs."""
     config = bench_config("small")
