@@ -130,9 +130,12 @@ def test_the_policy_answers_the_same_with_drafts_and_without(
 def test_relaxed_drafts_are_accepted_more_often_and_change_answers(
     checkpoint: Path, learnt: FrameSet
 ) -> None:
-    """What is accepted is at most one bin off in itself; what follows may be further away."""
+    """What is accepted is at most one bin off in itself; what follows may be further away.
+
+    Of 27 frames none made a difference on a CPU where training had led to slightly other weights.
+    """
     policy = load(checkpoint, drafts=True)
-    unseen = show(policy, octo_episodes(camera=1)[:LEARNT])
+    unseen = show(policy, octo_episodes(camera=1))
     with passes_as_on_gpu(policy):
         exact, relaxed = (follow(policy, unseen, tolerance) for tolerance in (0, 1))
     accepted = np.arange(7)
