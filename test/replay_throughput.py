@@ -146,8 +146,8 @@ def table(episodes: int, size_gb: float, rows: dict[str, dict[str, float]]) -> s
     lines += [
         "",
         f"Memory over the one-episode run: {grown:+.0f} MB. An answer takes "
-        f"{rows['replay']['policy_ms']:.1f} ms (median), {100 * share:.0f} % of the replay's time per "
-        "frame: more than all of it is possible, because the next frame is prepared meanwhile.",
+        f"{rows['replay']['policy_ms']:.1f} ms (median), {100 * share:.0f} % of the replay's time "
+        "per frame: more than all of it is possible, because the next frame is prepared meanwhile.",
     ]
     return "\n".join(lines)
 
