@@ -50,6 +50,7 @@ def holdings(cell: Cell) -> Counter[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+@pytest.mark.slow
 def test_twenty_lives_leave_nothing_behind() -> None:
     with Cell(**MOVING, **SLOW_STEP) as cell:
         live(cell)
