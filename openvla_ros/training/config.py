@@ -249,9 +249,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require_choice("run.precision", self.precision, PRECISIONS)
-        require_choice(
-            "run.activation_checkpointing", self.activation_checkpointing, CHECKPOINTING
-        )
+        require_choice("run.activation_checkpointing", self.activation_checkpointing, CHECKPOINTING)
         for name in ("save_every", "keep", "evaluation_samples", "log_every"):
             require_range(f"run.{name}", getattr(self, name), 1)
         for name in ("seed", "evaluate_every"):
