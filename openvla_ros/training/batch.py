@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 
@@ -70,3 +71,18 @@ class TrainingBatch:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class EvaluationSample:
+    """A step that the model is asked about, as it is when deployed.
+
+    Attributes:
+        sample: As it is trained on, but never augmented.
+        token_ids: (n,) int64 ids of the recorded action.
+        previous_token_ids: Those of the step before; None at the first step of an episode.
+    """
+
+    sample: TrainingSample
+    token_ids: np.ndarray
+    previous_token_ids: np.ndarray | None
