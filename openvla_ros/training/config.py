@@ -125,7 +125,7 @@ class StrategyConfig:
     """Which weights are trained.
 
     Attributes:
-        name: One of `STRATEGIES`.
+        name: "full", "last_layer", "frozen_vision", "sandwich", "lora" or "qlora".
         lora_rank: Rank r of the adapters.
         lora_alpha: Their scale is alpha / r; None = min(r, 16).
         lora_dropout: Probability, while training.
