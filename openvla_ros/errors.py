@@ -42,6 +42,10 @@ class GpuMemoryError(DeviceError, MemoryError):
     """The GPU has less free memory than the checkpoint needs; nothing was loaded."""
 
 
+class StorageError(OpenVLAError):
+    """A disk is full, or a file on it cannot be written."""
+
+
 class SelfTestError(OpenVLAError):
     """The loaded policy does not behave like a policy: it must not drive a robot."""
 
