@@ -1,16 +1,11 @@
-"""What a replay evaluates, written down: a run goes on in a folder only if this is the same.
-
-A file is known by its size, both ends, and samples between: recordings and weights of many GB are
-told apart in milliseconds, and a copy with another date is the same. Fine-tuning may leave the
-first and the last tensor of a file as they were, so that the ends alone do not tell.
-"""
+"""What a replay evaluates, written down: a run goes on in a folder only if this is the same."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,12 +15,11 @@ import numpy as np
 
 from openvla_ros import __version__
 from openvla_ros.data.episode import Episode
+from openvla_ros.data.fingerprint import fingerprint
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.evaluation.replay.folder import plain
 from openvla_ros.evaluation.replay.variants import Variant
 
-_ENDS_BYTES = 2**20
-_SAMPLES, _SAMPLE_BYTES = 64, 2**14  # evenly between the ends
 #: Libraries whose version may change a last bit of an answer.
 _LIBRARIES = ("numpy", "torch", "transformers", "pillow", "rosbags")
 
@@ -66,27 +60,6 @@ def versions() -> dict[str, str]:
     return found | {"machine": f"{platform.machine()} {sys.platform}"}
 
 
-def fingerprint(path: Path) -> str:
-    """Return what tells the content of a file, or of all files in a folder, from another's.
-
-    Raises:
-        ConfigurationError: There is nothing there, or it cannot be read.
-    """
-    if not path.exists():
-        raise ConfigurationError(f"There is nothing at {path}. Check the name.")
-    digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    try:
-        for file in files:
-            name = file.relative_to(path).as_posix() if file != path else ""
-            digest.update(f"{name}\0{file.stat().st_size}\0".encode())
-            for part in _parts(file):
-                digest.update(part)
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}.") from error
-    return digest.hexdigest()
-
-
 def require_apart(sources: Sequence[Path | Episode], out: Path) -> None:
     """Return when `out` lies in none of the sources, which its files would change.
 
@@ -101,20 +74,6 @@ def require_apart(sources: Sequence[Path | Episode], out: Path) -> None:
                     f"--out {out} lies in the source {source}: results would become part of it. "
                     "Choose a folder outside."
                 )
-
-
-def _parts(file: Path) -> Iterator[bytes]:
-    """Yield both ends of a file and samples between; all of a file of up to 3 MiB."""
-    size = file.stat().st_size
-    between = size - 2 * _ENDS_BYTES
-    with file.open("rb") as opened:
-        yield opened.read(_ENDS_BYTES)
-        if between > _SAMPLES * _SAMPLE_BYTES:
-            for index in range(_SAMPLES):
-                opened.seek(_ENDS_BYTES + index * (between - _SAMPLE_BYTES) // (_SAMPLES - 1))
-                yield opened.read(_SAMPLE_BYTES)
-            opened.seek(size - _ENDS_BYTES)
-        yield opened.read()
 
 
 def _described_source(source: Path | Episode) -> dict[str, Any]:
