@@ -7,6 +7,7 @@ and where weights lie; what is trained is `strategies`' business.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,11 +145,9 @@ def distribute(
     for parameter in objective.parameters():
         if parameter.requires_grad:
             dist.broadcast(parameter.data, src=0)
-    ignored = _parameters_without_gradient(objective)
+    ignored = [*_parameters_without_gradient(objective), *dict(objective.named_buffers())]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(objective, ignored)
-    return DistributedDataParallel(
-        objective, broadcast_buffers=False, init_sync=False, gradient_as_bucket_view=True
-    )
+    return DistributedDataParallel(objective, init_sync=False, gradient_as_bucket_view=True)
 
 
 def _parameters_without_gradient(module: nn.Module) -> list[str]:
@@ -172,6 +171,8 @@ def _shard(
     objective: nn.Module, model: OpenVLAForActionPrediction, ranks: Ranks, precision: str
 ) -> None:
     """Split the weights over the processes, one unit of `_units` at a time."""
+    # It warns of in-place operations on what a unit returns; the network has none.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
     policy = MixedPrecisionPolicy()
     if precision == "bfloat16":
