@@ -107,6 +107,11 @@ class OpenVLAForActionPrediction(PreTrainedModel):
         features = self.vision_backbone(pixel_values.to(self._compute_dtype()))
         return self.projector(features)
 
+    def embed(self, input_ids: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return what the language model reads: (B, T) and (B, 3 or 6, H, W) to (B, P + T, D)."""
+        text = self.get_input_embeddings()(input_ids)
+        return _insert_after_first(text, self.embed_image(pixel_values).to(text.dtype))
+
     def _compute_dtype(self) -> torch.dtype:
         # Not self.dtype: in a quantised model the first parameter may be packed integers.
         return self.vision_backbone.featurizer.pos_embed.dtype
@@ -136,11 +141,11 @@ class OpenVLAForActionPrediction(PreTrainedModel):
 
         Source: openvla @ c8f03f4, PrismaticForConditionalGeneration.forward.
         """
-        embeddings = self.get_input_embeddings()(input_ids)
-        if pixel_values is not None:
-            patches = self.embed_image(pixel_values).to(embeddings.dtype)
-            embeddings = _insert_after_first(embeddings, patches)  # (B, P + T, D)
-            count = patches.shape[1]
+        if pixel_values is None:
+            embeddings = self.get_input_embeddings()(input_ids)
+        else:
+            embeddings = self.embed(input_ids, pixel_values)
+            count = embeddings.shape[1] - input_ids.shape[1]  # P
             if attention_mask is not None:
                 ones = attention_mask.new_ones(len(attention_mask), count)
                 attention_mask = _insert_after_first(attention_mask, ones)

@@ -160,6 +160,11 @@ class VisionTransformer(nn.Module):
             x = block(x)
         return x[:, self.spec.num_prefix_tokens :]
 
+    def uncomputed_modules(self) -> tuple[str, ...]:
+        """Return the names of the modules whose weights are stored but never enter a feature."""
+        pooling = ("attn_pool",) if hasattr(self, "attn_pool") else ()
+        return (f"blocks.{len(self.blocks) - 1}", "norm", *pooling)
+
     def add_prefix_and_positions(self, patches: torch.Tensor) -> torch.Tensor:
         """Return (B, prefix + P, C); DINOv2's prefix tokens carry no position."""
         prefix = self._prefix_tokens(patches.shape[0])
