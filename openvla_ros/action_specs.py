@@ -1,24 +1,31 @@
 """What is published about the meaning of each dataset's actions.
 
-The facts live in `resources/action_specs.yaml`, each next to its source. This file knows how to
-read them and lets a user add what nobody has published; it never fills a gap by itself.
+The facts live in `resources/action_specs.yaml`, each next to its source, and those of a fine-tune
+in `action_specs.json` of its folder. This file knows how to read them and lets a user add what
+nobody has published; it never fills a gap by itself.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from openvla_ros.errors import ConfigurationError
+from openvla_ros.errors import CheckpointError, ConfigurationError
 from openvla_ros.types import ActionSpec
 
 USER_SOURCE = "set by the user"
+TRAINING_SOURCE = "set by the training run"
+
+#: In the folder of a fine-tune: statistics key -> field -> [value, source], or null.
+ACTION_SPECS_FILE = "action_specs.json"
 
 #: Allowed words per field; every other field except `robot` is a number.
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -33,7 +40,13 @@ SPEC_FIELDS = tuple(
 )
 
 
-def load_action_spec(unnorm_key: str, overrides: Mapping[str, Any] | None = None) -> ActionSpec:
+def load_action_spec(
+    unnorm_key: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    stored: Mapping[str, ActionSpec] | None = None,
+    source: str = USER_SOURCE,
+) -> ActionSpec:
     """Return what is known about the actions behind a statistics key.
 
     Args:
@@ -41,18 +54,69 @@ def load_action_spec(unnorm_key: str, overrides: Mapping[str, Any] | None = None
             fine-tune) gives a spec whose fields are all None, except those in `overrides`.
         overrides: Field name to value, given by the user. A value of None is ignored. An override
             replaces a published value, and `sources` then says that the user set it.
+        stored: Statistics key -> spec, from the folder of the checkpoint; it comes before what is
+            published about a key of the same name.
+        source: Of the overrides.
 
     Raises:
         ConfigurationError: `overrides` names an unknown field or holds an unusable value.
     """
-    values, sources = _published_specs().get(unnorm_key, ({}, {}))
-    values, sources = dict(values), dict(sources)
+    if stored and unnorm_key in stored:
+        spec = stored[unnorm_key]
+        values = {name: getattr(spec, name) for name in SPEC_FIELDS}
+        sources = dict(spec.sources)
+    else:
+        known, why = _published_specs().get(unnorm_key, ({}, {}))
+        values, sources = dict(known), dict(why)
     for name, value in (overrides or {}).items():
         if value is None:
             continue
         values[name] = _checked(name, value, f"override for {unnorm_key!r}")
-        sources[name] = USER_SOURCE
+        sources[name] = source
     return ActionSpec(unnorm_key=unnorm_key, sources=sources, **values)
+
+
+def read_action_specs(folder: Path) -> dict[str, ActionSpec]:
+    """Return statistics key -> spec, from the folder of a fine-tune; {} when it has none.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    path = folder / ACTION_SPECS_FILE
+    if not path.exists():
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return {key: _stored_spec(key, row) for key, row in stored.items()}
+    except (OSError, ValueError, TypeError, AttributeError, ConfigurationError) as error:
+        raise CheckpointError(
+            f"{path} cannot be used ({error}). Copy it again from the training run."
+        ) from error
+
+
+def action_specs_json(specs: Mapping[str, ActionSpec]) -> dict[str, Any]:
+    """Return the content of `ACTION_SPECS_FILE`, in the form that `read_action_specs` reads."""
+    return {
+        key: {
+            name: None
+            if getattr(spec, name) is None
+            else [getattr(spec, name), spec.sources.get(name, TRAINING_SOURCE)]
+            for name in SPEC_FIELDS
+        }
+        for key, spec in specs.items()
+    }
+
+
+def _stored_spec(key: str, row: Mapping[str, Any]) -> ActionSpec:
+    where = f"{ACTION_SPECS_FILE}: {key}"
+    given = {name: entry for name, entry in row.items() if entry is not None}
+    values, sources = {}, {}
+    for name, entry in given.items():
+        if not isinstance(entry, list) or len(entry) != 2:
+            raise ConfigurationError(f"{where}.{name} is {entry!r} instead of [value, source]")
+        values[name] = _checked(name, entry[0], where)
+        sources[name] = str(entry[1])
+    return ActionSpec(unnorm_key=key, sources=sources, **values)
 
 
 def require_agreement(expected: Mapping[str, Any], spec: ActionSpec) -> None:

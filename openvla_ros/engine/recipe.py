@@ -17,8 +17,8 @@ import torch
 
 import openvla_ros
 from openvla_ros.engine import low_bit, weights
-from openvla_ros.model.action_stats import CONFIG_FILE
 from openvla_ros.model.checkpoint import weight_files
+from openvla_ros.model.result_files import CONFIG_FILE
 from openvla_ros.model.tensor_files import read_header
 
 _FORMAT = 1  # of the file

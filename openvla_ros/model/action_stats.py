@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from openvla_ros.errors import ActionStatsError, CheckpointError
+from openvla_ros.model.result_files import CONFIG_FILE, is_adapter
 
-CONFIG_FILE = "config.json"
 STATISTICS_FILE = "dataset_statistics.json"
 
 
@@ -101,14 +101,17 @@ def read_raw_norm_stats(checkpoint_dir: Path) -> dict[str, tuple[Mapping[str, An
     """Return statistics key -> (entry as stored, file it came from).
 
     `config.json` comes first and `dataset_statistics.json` replaces its keys: fine-tunes keep the
-    25 keys of the base model in the former and write their own into the latter.
+    25 keys of the base model in the former and write their own into the latter. An adapter has
+    only the latter; the keys of its base are not among its own.
 
     Raises:
         CheckpointError: A file is absent or not JSON.
         ActionStatsError: Neither file has statistics.
     """
     merged: dict[str, tuple[Mapping[str, Any], str]] = {}
-    found = {CONFIG_FILE: _read_json(checkpoint_dir / CONFIG_FILE).get("norm_stats") or {}}
+    found = {}
+    if not is_adapter(checkpoint_dir):
+        found[CONFIG_FILE] = _read_json(checkpoint_dir / CONFIG_FILE).get("norm_stats") or {}
     if (checkpoint_dir / STATISTICS_FILE).exists():
         found[STATISTICS_FILE] = _read_json(checkpoint_dir / STATISTICS_FILE)
     for source, entries in found.items():
@@ -149,6 +152,20 @@ def read_adapter_stats(adapter_dir: Path) -> dict[str, ActionStats]:
     source = f"{adapter_dir.name}/{STATISTICS_FILE}"
     entries = _read_json(adapter_dir / STATISTICS_FILE)
     return {key: parse_action_stats(key, entry, source) for key, entry in entries.items()}
+
+
+def tuned_unnorm_key(checkpoint_dir: Path) -> str:
+    """Return the key that a fine-tune of one dataset is for, or "".
+
+    That is the sole key of dataset_statistics.json: those that config.json has beside it are the
+    base model's, and the answers of a fine-tune are not meant in their units.
+
+    Raises:
+        CheckpointError: dataset_statistics.json is not JSON.
+    """
+    path = checkpoint_dir / STATISTICS_FILE
+    keys = list(_read_json(path)) if path.exists() else []
+    return keys[0] if len(keys) == 1 else ""
 
 
 def resolve_unnorm_key(available: Mapping[str, Any], unnorm_key: str | None) -> str:

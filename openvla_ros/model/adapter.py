@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from openvla_ros.errors import CheckpointError, DependencyError
-from openvla_ros.model.checkpoint import ADAPTER_CONFIG_FILE, key_problems
+from openvla_ros.model.checkpoint import key_problems
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
+from openvla_ros.model.result_files import ADAPTER_CONFIG_FILE
 
 ADAPTER_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -42,11 +44,11 @@ def load_adapter(
         from peft.utils import set_peft_model_state_dict
     except ImportError as error:
         raise DependencyError("An adapter needs peft: pip install peft") from error
-    tensors = _read_tensors(adapter_dir)
-    _refuse_other_kinds(adapter_dir)
+    tensors = read_adapter_tensors(adapter_dir)
+    read_adapter_config(adapter_dir)
     try:
         config = LoraConfig.from_pretrained(str(adapter_dir))
-        config.target_modules = sorted(_adapted_modules(tensors))
+        config.target_modules = sorted(adapted_modules(tensors))
         config.inference_mode = True
         adapted = PeftModel(model, config)
     except (ValueError, TypeError) as error:
@@ -65,7 +67,24 @@ def load_adapter(
     return adapted.merge_and_unload() if merge else adapted.base_model.model
 
 
-def _read_tensors(adapter_dir: Path) -> dict[str, torch.Tensor]:
+def adapter_key(name: str) -> str:
+    """Return the key in an adapter's file of a tensor that PEFT has put into the model.
+
+    Args:
+        name: In the model, such as "language_model...q_proj.lora_A.default.weight".
+    """
+    module, found, rest = name.rpartition(".lora_")
+    assert found, f"{name} is no part of an adapter"
+    matrix = rest.split(".")[0]
+    return f"{_PREFIX}{module.removeprefix(_PREFIX)}.lora_{matrix}.weight"
+
+
+def read_adapter_tensors(adapter_dir: Path) -> dict[str, torch.Tensor]:
+    """Return key -> tensor of an adapter folder, without the copy of an adapted output head.
+
+    Raises:
+        CheckpointError: The file is absent, pickled or damaged.
+    """
     path = adapter_dir / ADAPTER_FILE
     if not path.exists():
         pickled = sorted(p.name for p in adapter_dir.glob("*.bin"))
@@ -83,17 +102,24 @@ def _read_tensors(adapter_dir: Path) -> dict[str, torch.Tensor]:
     return {key: tensor for key, tensor in tensors.items() if not key.endswith(_DENSE_COPY)}
 
 
-def _refuse_other_kinds(adapter_dir: Path) -> None:
+def read_adapter_config(adapter_dir: Path) -> dict[str, Any]:
+    """Return adapter_config.json of a LoRA adapter.
+
+    Raises:
+        CheckpointError: The file is absent or damaged, or the adapter is of another kind.
+    """
     path = adapter_dir / ADAPTER_CONFIG_FILE
     try:
-        kind = json.loads(path.read_text(encoding="utf-8")).get("peft_type")
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kind = config.get("peft_type")
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if kind != "LORA":
         raise CheckpointError(f"{path} is a {kind} adapter; only LORA is supported.")
+    return config
 
 
-def _adapted_modules(tensors: dict[str, torch.Tensor]) -> set[str]:
+def adapted_modules(tensors: dict[str, torch.Tensor]) -> set[str]:
     """Return the full names of the adapted modules.
 
     Read from the tensors, because what PEFT understands by "all-linear" changed over its versions.

@@ -15,14 +15,12 @@ import torch
 from safetensors import SafetensorError
 
 from openvla_ros.errors import CheckpointError, OpenVLAError
-from openvla_ros.model.action_stats import CONFIG_FILE
 from openvla_ros.model.configuration import OpenVLAConfig
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
+from openvla_ros.model.result_files import ADAPTER_CONFIG_FILE, CONFIG_FILE
 from openvla_ros.model.runtime_choices import quantization_config
 from openvla_ros.model.shards import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, Shape
 from openvla_ros.model.tensor_files import StoredTensor, read_header
-
-ADAPTER_CONFIG_FILE = "adapter_config.json"
 
 _HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "checkpoints/*.pt")

@@ -17,10 +17,11 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from openvla_ros.errors import CheckpointError
-from openvla_ros.model.action_stats import CONFIG_FILE, STATISTICS_FILE
+from openvla_ros.model.action_stats import STATISTICS_FILE
 from openvla_ros.model.checkpoint import expected_shapes, key_problems, read_config
 from openvla_ros.model.configuration import OpenVLAConfig
 from openvla_ros.model.processing import PROCESSOR_FILE, load_tokenizer, settings_of
+from openvla_ros.model.result_files import CONFIG_FILE
 from openvla_ros.model.shards import new_folder, write_json, write_shards
 
 #: `vla.base_vlm` of a native run -> what its config.json leaves unsaid.

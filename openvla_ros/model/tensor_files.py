@@ -207,6 +207,17 @@ class TensorReader:
                 self._progress(self.done_bytes, self.total_bytes, self._what)
         self.seconds += time.perf_counter() - start
 
+    def tensor(self, key: str) -> torch.Tensor:
+        """Return one tensor in memory of its own, in the number format of the file.
+
+        Raises:
+            CheckpointError: As `read`.
+        """
+        stored = self._tensors[key]
+        place = torch.empty(stored.shape, dtype=stored.dtype, device=self._device)
+        self.read({key: place})
+        return place
+
     def _enter_thread(self) -> None:
         if self._device.type == "cuda":  # or page-locking memory would occupy the first GPU too
             torch.cuda.set_device(self._device)
