@@ -1,0 +1,170 @@
+"""What a run writes while it trains: lines of JSON, TensorBoard events, Weights & Biases.
+
+`metrics.jsonl` holds what the mathematics says and no times, so that a run that was interrupted
+leaves the same file as one that was not; `timings.jsonl` holds the times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from openvla_ros.errors import DependencyError, StorageError
+from openvla_ros.training.config import FinetuneConfig
+from openvla_ros.training.config_file import plain_config
+
+METRICS_FILE = "metrics.jsonl"
+TIMINGS_FILE = "timings.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+class RunLog:
+    """Writes the figures of a run to all places its configuration names. A context manager.
+
+    Args:
+        folder: Of the run.
+        config: Says where else to write.
+        step: Steps that are done: what an earlier process wrote about later ones is removed.
+
+    Raises:
+        DependencyError: A place needs a library that is not installed.
+    """
+
+    def __init__(self, folder: Path, config: FinetuneConfig, step: int) -> None:
+        for name in (METRICS_FILE, TIMINGS_FILE):
+            cut_back(folder / name, step)
+        self._folder = folder
+        self._tensorboard = _open_tensorboard(folder, step) if config.run.tensorboard else None
+        self._wandb = _open_wandb(folder, config) if config.run.wandb_project else None
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._tensorboard:
+            self._tensorboard.close()
+        if self._wandb:
+            self._wandb.finish()
+
+    def write(self, kind: str, step: int, figures: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl, and its numbers elsewhere.
+
+        Args:
+            kind: "train" or "evaluation".
+            step: Steps that are done.
+            figures: JSON values, nested mappings among them.
+
+        Raises:
+            StorageError: The disk is full or cannot be written.
+        """
+        append_line(self._folder / METRICS_FILE, {"step": step, "kind": kind, **figures})
+        self._forward(kind, step, figures)
+
+    def write_timing(self, step: int, figures: Mapping[str, float]) -> None:
+        """Add one line to timings.jsonl, and its numbers elsewhere."""
+        append_line(self._folder / TIMINGS_FILE, {"step": step, **figures})
+        self._forward("timing", step, figures)
+
+    def _forward(self, kind: str, step: int, figures: Mapping[str, Any]) -> None:
+        numbers = flat_numbers(figures, kind + "/")
+        if self._tensorboard:
+            for name, number in numbers.items():
+                self._tensorboard.add_scalar(name, number, step)
+        if self._wandb:
+            self._wandb.log(numbers, step=step)
+
+
+def flat_numbers(figures: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Return every number in nested mappings and lists under a name with slashes."""
+    found: dict[str, float] = {}
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            found |= flat_numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, (list, tuple)):
+            found |= flat_numbers(
+                {str(i): item for i, item in enumerate(value)}, f"{prefix}{name}/"
+            )
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            found[prefix + name] = float(value)
+    return found
+
+
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Add one JSON object to a file of lines; NaN and infinities become null.
+
+    Raises:
+        StorageError: The disk is full or cannot be written.
+    """
+    text = json.dumps(_without_nan(line), allow_nan=False)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error}.") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file of lines, without a last line that was cut off."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Remove the lines about steps after `step`, and a last line that was cut off."""
+    if not path.exists():
+        return
+    kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    partial.replace(path)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _open_tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise DependencyError(
+            "run.tensorboard needs tensorboard, which is not installed: pip install '.[train]' in "
+            "the folder of openvla_ros, or set run.tensorboard to false."
+        ) from error
+    return SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=step + 1 if step else None)
+
+
+def _open_wandb(folder: Path, config: FinetuneConfig) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise DependencyError(
+            "run.wandb_project needs wandb, which is not installed: pip install wandb, or set "
+            'run.wandb_project to "".'
+        ) from error
+    place = folder.resolve()
+    own_id = hashlib.sha256(os.fsencode(place)).hexdigest()[:8]  # the same when it is resumed
+    return wandb.init(
+        project=config.run.wandb_project,
+        name=place.name,
+        id=os.environ.get("WANDB_RUN_ID", own_id),
+        resume="allow",
+        dir=str(folder),
+        config=plain_config(config),
+    )
