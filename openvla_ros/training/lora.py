@@ -28,7 +28,7 @@ _ADAPTER = "default"  # PEFT's name for the only one
 def add_adapters(model: OpenVLAForActionPrediction, strategy: StrategyConfig) -> PeftModel:
     """Return the model wrapped by PEFT, with new adapters in it; their weights are float32.
 
-    A is drawn from a normal distribution of deviation 1 / rank; B is 0, so nothing changes at first.
+    A is drawn from N(0, 1 / rank²) and B is 0: at first nothing changes.
 
     Args:
         model: Changed in place.
