@@ -16,11 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from openvla_ros.action_specs import load_action_spec
 from openvla_ros.data.cameras import choose_camera, decode_picture, of_one_size
 from openvla_ros.data.episode import Episode
+from openvla_ros.data.oxe_transforms import OxeTransform, named_transform
 from openvla_ros.data.rlds_layout import (
     ACTION,
     OBSERVATION,
+    STEPS,
     RldsLayout,
     layout_from_example,
     layout_from_file,
@@ -57,23 +60,29 @@ def rlds_episodes(
     rate_hz: float | None = None,
     pose_key: str = "",
     skip_unlabelled: bool = False,
+    transform: str = "",
 ) -> list[Episode]:
     """Return the episodes of an RLDS dataset; where the task changes, another episode begins.
 
     Args:
         folder_or_file: Folder with features.json and *.tfrecord* (all its splits are read), or one
             TFRecord file.
-        camera: Feature of a step's observation, such as "image_0"; "" = the only one, or "primary".
+        camera: Feature of a step's observation, such as "image_0"; "" = that of the transform, or
+            the only one, or "primary".
         rate_hz: Steps per second; RLDS does not store it. None = the rate that is published for a
             dataset of this name.
         pose_key: Feature of the observation that holds x y z [m] roll pitch yaw [rad] gripper of
             the end effector. "" = "state" where it is known to be that, else there are no states.
         skip_unlabelled: Leave out steps whose instruction is empty, instead of refusing them.
+        transform: How the features of a step become OpenVLA's seven numbers, by the name of its
+            dataset in `oxe_transforms.TRANSFORMS`; "" = `action` as it is stored. Steps to which
+            the transform gives no action are left out.
 
     Raises:
-        ConfigurationError: Not an RLDS dataset, incomplete or damaged, an unknown camera, an
-            unknown rate, an empty instruction, or an action that is not finite.
+        ConfigurationError: Not an RLDS dataset, incomplete or damaged, an unknown camera or
+            transform, an unknown rate, an empty instruction, or an action that is not finite.
     """
+    chosen = named_transform(transform) if transform else None
     files = _record_files(folder_or_file)
     folder = files[0].parent
     dataset = _dataset_name(folder, files)
@@ -82,16 +91,23 @@ def rlds_episodes(
     if first is None:
         raise ConfigurationError(f"{folder_or_file} holds no episodes.")
     _require_counts(folder, {path.name: len(found) for path, found in places})
+    parts = tuple(STEPS + name for name in chosen.features) if chosen else (ACTION,)
+    instruction = STEPS + chosen.instruction if chosen and chosen.instruction else ""
     if (folder / FEATURES).exists():
-        layout = layout_from_file(folder / FEATURES)
+        layout = layout_from_file(folder / FEATURES, parts, instruction)
     else:
-        layout = layout_from_example(parse_example(read_record(first), first), first.path)
+        example = parse_example(read_record(first), first)
+        layout = layout_from_example(example, first.path, parts, instruction)
+    if chosen and not camera:
+        camera = OBSERVATION + chosen.camera
     reader = _Reader(
         source=str(folder_or_file),
         layout=layout,
+        parts=parts,
+        transform=chosen,
         camera=choose_camera(tuple(layout.cameras), camera, str(folder)),
-        rate_hz=require_rate(rate_hz, dataset, str(folder)),
-        pose=_pose_feature(layout, pose_key, dataset, folder),
+        rate_hz=_rate(rate_hz, dataset, transform, str(folder)),
+        pose=_pose_features(layout, pose_key, dataset, folder, chosen),
         skip_unlabelled=skip_unlabelled,
     )
     return [
@@ -108,9 +124,11 @@ class _Reader:
 
     source: str
     layout: RldsLayout
+    parts: tuple[str, ...]
+    transform: OxeTransform | None
     camera: str
     rate_hz: float
-    pose: str | None
+    pose: tuple[str, ...]
     skip_unlabelled: bool
 
     def episodes(self, place: RecordPlace, name: str) -> list[Episode]:
@@ -120,24 +138,26 @@ class _Reader:
         steps = len(self._feature(features, self.camera, where).byte_strings())
         if steps == 0:
             raise ConfigurationError(f"{where} has no images in {self.camera}.")
-        actions = self._vectors(features, ACTION, steps, where)
-        states = self._vectors(features, self.pose, steps, where) if self.pose else None
+        actions = self._actions(features, steps, where)
+        states = [self._vectors(features, name, steps, where) for name in self.pose]
         instructions = self._instructions(features, steps, where)
+        kept = np.flatnonzero(np.isfinite(actions).all(axis=1))
         found = []
-        runs = equal_runs(instructions)
+        runs = equal_runs([instructions[step] for step in kept])
         for part, (start, end) in enumerate(runs):
-            if self.skip_unlabelled and not instructions[start].strip():
+            chosen = kept[start:end]
+            if self.skip_unlabelled and not instructions[chosen[0]].strip():
                 continue
             found.append(
                 Episode(
                     name=name if len(runs) == 1 else f"{name}_part_{part:03d}",
                     source=self.source,
-                    instruction=require_instruction(instructions[start], where),
+                    instruction=require_instruction(instructions[chosen[0]], where),
                     rate_hz=self.rate_hz,
-                    stamps_ns=even_stamps(range(start, end), self.rate_hz),
-                    actions=actions[start:end],
-                    open_images=_Images(place, self.camera, self._size, start, end),
-                    states=None if states is None else states[start:end],
+                    stamps_ns=even_stamps(chosen, self.rate_hz),
+                    actions=actions[chosen],
+                    open_images=_Images(place, self.camera, self._size, chosen),
+                    states=np.column_stack(states)[chosen] if states else None,
                 )
             )
         return found
@@ -145,6 +165,13 @@ class _Reader:
     @property
     def _size(self) -> tuple[int, int] | None:
         return self.layout.cameras[self.camera]
+
+    def _actions(self, features: Mapping[str, Feature], steps: int, where: str) -> np.ndarray:
+        """(T, n) float64; a row of NaN where the transform gives no action."""
+        vectors = [self._vectors(features, name, steps, where) for name in self.parts]
+        if self.transform is None:
+            return vectors[0]
+        return self.transform.actions(*vectors, where=where).astype(np.float64)
 
     def _feature(self, features: Mapping[str, Feature], name: str, where: str) -> Feature:
         if name not in features:
@@ -155,17 +182,24 @@ class _Reader:
         self, features: Mapping[str, Feature], name: str, steps: int, where: str
     ) -> np.ndarray:
         """(T, n) float64 of a feature, n as the dataset says."""
-        numbers = self._feature(features, name, where).floats()
-        length = self.layout.vectors[name] or len(numbers) // steps
+        feature = self._feature(features, name, where)
+        # Flags such as "open_gripper" are stored as integers; no plain vector is.
+        is_flag = feature.kind == "int64" and name not in self.layout.vectors
+        numbers = feature.integers() if is_flag else feature.floats()
+        stated = self.layout.vectors.get(name)
+        length = stated or len(numbers) // steps
         if length == 0 or len(numbers) != steps * length:
             raise ConfigurationError(
                 f"{where}: {name} holds {len(numbers)} numbers for {steps} steps"
-                + (f" of {length}." if self.layout.vectors[name] else ".")
+                + (f" of {length}." if stated else ".")
             )
         return require_finite(numbers.reshape(steps, length), name.rpartition("/")[2], where)
 
     def _instructions(self, features: Mapping[str, Feature], steps: int, where: str) -> list[str]:
-        stored = self._feature(features, self.layout.instruction, where).byte_strings()
+        feature = self._feature(features, self.layout.instruction, where)
+        if feature.kind == "int64" and self.transform and self.transform.instruction:
+            return _texts_of_codes(feature.integers(), steps, f"{where}: {feature.name}")
+        stored = feature.byte_strings()
         if len(stored) != steps:
             raise ConfigurationError(
                 f"{where}: {self.layout.instruction} has {len(stored)} texts for {steps} steps."
@@ -178,19 +212,18 @@ class _Reader:
 
 @dataclass(frozen=True)
 class _Images:
-    """Steps `start` to `end` - 1 of one record, as one camera saw them; called, it reads anew."""
+    """Some steps (T,) of one record, as one camera saw them; called, it reads anew."""
 
     place: RecordPlace
     camera: str
     size: tuple[int, int] | None
-    start: int
-    end: int
+    steps: np.ndarray
 
     def __call__(self) -> Iterator[np.ndarray]:
         """Yield (H, W, 3) uint8 RGB, one at a time; the record is held as it is stored."""
         features = parse_example(read_record(self.place), self.place)
-        pictures = features[self.camera].byte_strings()[self.start : self.end]
-        decoded = (decode_picture(picture, as_tensorflow=True) for picture in pictures)
+        pictures = features[self.camera].byte_strings()
+        decoded = (decode_picture(pictures[step], as_tensorflow=True) for step in self.steps)
         where = f"{self.place.path} at byte {self.place.start}, {self.camera}"
         return of_one_size(decoded, self.size, where)
 
@@ -277,10 +310,41 @@ def _dataset_info(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _pose_feature(layout: RldsLayout, key: str, dataset: str, folder: Path) -> str | None:
+def _rate(given: float | None, dataset: str, transform: str, where: str) -> float:
+    """Steps per second: what the user says, or is published for the dataset or its transform."""
+    if given is None and transform and load_action_spec(dataset).action_hz is None:
+        dataset, given = transform, named_transform(transform).rate_hz
+    return require_rate(given, dataset, where)
+
+
+def _pose_features(
+    layout: RldsLayout, key: str, dataset: str, folder: Path, transform: OxeTransform | None
+) -> tuple[str, ...]:
+    """Names of the vectors that together are the pose of the end effector; () when unknown."""
     vectors = [name for name in layout.vectors if name.startswith(OBSERVATION)]
-    name = OBSERVATION + (key.removeprefix(OBSERVATION) or "state")
-    if key and name not in vectors:
-        listed = ", ".join(v.removeprefix(OBSERVATION) for v in vectors) or "none"
-        raise ConfigurationError(f"{folder}: pose_key {key!r} is no vector of a step: {listed}.")
-    return name if name in vectors and (key or dataset in POSE_STATES) else None
+    if key:
+        name = OBSERVATION + key.removeprefix(OBSERVATION)
+        if name not in vectors:
+            listed = ", ".join(v.removeprefix(OBSERVATION) for v in vectors) or "none"
+            raise ConfigurationError(
+                f"{folder}: pose_key {key!r} is no vector of a step: {listed}."
+            )
+        return (name,)
+    if transform is not None:
+        names = tuple(STEPS + name for name in transform.pose)
+    else:
+        names = (OBSERVATION + "state",) if dataset in POSE_STATES else ()
+    return names if all(name in vectors for name in names) else ()
+
+
+def _texts_of_codes(codes: np.ndarray, steps: int, where: str) -> list[str]:
+    """A text per step of Unicode numbers, each as long as the others; 0 ends it."""
+    try:
+        rows = codes.reshape(steps, -1)
+        texts = ["".join(map(chr, row)).partition("\0")[0] for row in rows]
+        "".join(texts).encode()  # surrogates are no text
+    except (ValueError, OverflowError) as error:
+        raise ConfigurationError(
+            f"{where}: its {len(codes)} numbers are no {steps} texts ({error})."
+        ) from error
+    return texts

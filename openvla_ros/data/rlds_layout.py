@@ -8,8 +8,8 @@ Source: tensorflow_datasets @ v4.9.4, core/features/feature.proto and features.j
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,19 @@ class RldsLayout:
     instruction: str
 
 
-def layout_from_file(path: Path) -> RldsLayout:
+def layout_from_file(
+    path: Path, parts: Sequence[str] = (ACTION,), instruction: str = ""
+) -> RldsLayout:
     """Return what a features.json says.
 
+    Args:
+        path: The file.
+        parts: Features that the actions are made of; when it is `ACTION` alone, that must be one
+            vector of floats.
+        instruction: Feature that holds the task; "" = the first of `INSTRUCTIONS` that is there.
+
     Raises:
-        ConfigurationError: Not a features.json, or without one vector of actions and a task.
+        ConfigurationError: Not a features.json, or without these.
     """
     try:
         leaves = dict(_leaves(json.loads(path.read_text(encoding="utf-8")), ""))
@@ -60,11 +68,22 @@ def layout_from_file(path: Path) -> RldsLayout:
             f"{path} is not a features.json of TensorFlow Datasets 4 "
             f"({type(error).__name__}: {error})."
         ) from error
-    return _checked(path, leaves, cameras, vectors)
+    return _checked(path, leaves, RldsLayout(cameras, vectors, instruction), parts)
 
 
-def layout_from_example(features: Mapping[str, Feature], path: Path) -> RldsLayout:
+def layout_from_example(
+    features: Mapping[str, Feature],
+    path: Path,
+    parts: Sequence[str] = (ACTION,),
+    instruction: str = "",
+) -> RldsLayout:
     """Return what one record shows, for files without a features.json.
+
+    Args:
+        features: Of the record.
+        path: Its file, for errors.
+        parts: As in `layout_from_file`.
+        instruction: As in `layout_from_file`.
 
     Raises:
         ConfigurationError: It holds no actions or no task.
@@ -78,28 +97,34 @@ def layout_from_example(features: Mapping[str, Feature], path: Path) -> RldsLayo
             first = next(iter(feature.byte_strings()), b"")  # a list may be empty
             if bytes(first[:8]).startswith((JPEG, PNG)):
                 cameras[name] = None
-    return _checked(path, features, cameras, vectors)
+    return _checked(path, features, RldsLayout(cameras, vectors, instruction), parts)
 
 
 def _checked(
-    path: Path,
-    names: Mapping[str, Any],
-    cameras: Mapping[str, tuple[int, int] | None],
-    vectors: Mapping[str, int | None],
+    path: Path, names: Mapping[str, Any], layout: RldsLayout, parts: Sequence[str]
 ) -> RldsLayout:
+    """The layout with the name of the instruction that is there."""
     listed = ", ".join(sorted(name for name in names if name.startswith(STEPS))) or "nothing"
-    if ACTION not in vectors:
+    if tuple(parts) == (ACTION,) and ACTION not in layout.vectors:
         raise ConfigurationError(
             f"{path}: {ACTION} must be one vector of float32 per step, such as x y z roll pitch "
-            f"yaw gripper. A step holds: {listed}. Convert the dataset to this form."
+            f"yaw gripper. A step holds: {listed}. Convert the dataset to this form, or name the "
+            "transform of its dataset."
         )
-    instruction = next((name for name in INSTRUCTIONS if name in names), None)
+    missing = [name for name in parts if name not in names]
+    if missing:
+        raise ConfigurationError(
+            f"{path}: {', '.join(missing)}: the transform needs it, and it is not there. A step "
+            f"holds: {listed}. Name the transform of this dataset, or none."
+        )
+    choices = (layout.instruction,) if layout.instruction else INSTRUCTIONS
+    instruction = next((name for name in choices if name in names), None)
     if instruction is None:
         raise ConfigurationError(
-            f"{path}: no instruction; one of {', '.join(INSTRUCTIONS)} is needed. "
+            f"{path}: no instruction; one of {', '.join(choices)} is needed. "
             f"A step holds: {listed}."
         )
-    return RldsLayout(cameras, vectors, instruction)
+    return replace(layout, instruction=instruction)
 
 
 def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -30,6 +30,7 @@ def open_episodes(
     rate_hz: float | None = None,
     pose_key: str = "",
     skip_unlabelled: bool = False,
+    transform: str = "",
 ) -> list[Episode]:
     """Return the episodes of a recording.
 
@@ -41,6 +42,8 @@ def open_episodes(
             it itself, and a bag is resampled to the rate in `topics`.
         pose_key: For LeRobot and RLDS: the feature that is the pose of the end effector.
         skip_unlabelled: Leave out steps whose instruction is empty, instead of refusing them.
+        transform: For RLDS: how the features of a step become OpenVLA's seven numbers, by the name
+            of its dataset, such as "bridge_orig".
 
     Raises:
         ConfigurationError: Nothing there, none or several of the kinds, an option that this kind
@@ -48,6 +51,11 @@ def open_episodes(
         DependencyError: A library for this kind is not installed.
     """
     kind = source_kind(source)
+    if kind != RLDS and transform:
+        raise ConfigurationError(
+            f"{source}: {kind} does not take transform ({transform!r}): it is for RLDS datasets of "
+            "Open X-Embodiment. Leave it out; the action is read as it is stored."
+        )
     if kind == BAG:
         _refuse_options(source, kind, camera=camera, rate_hz=rate_hz, pose_key=pose_key)
         return bag_episodes(source, topics or TopicConfig())
@@ -58,7 +66,12 @@ def open_episodes(
         _require_same_rate(source, episodes, rate_hz)
     elif kind == RLDS:
         episodes = rlds.rlds_episodes(
-            source, camera, rate_hz=rate_hz, pose_key=pose_key, skip_unlabelled=skip_unlabelled
+            source,
+            camera,
+            rate_hz=rate_hz,
+            pose_key=pose_key,
+            skip_unlabelled=skip_unlabelled,
+            transform=transform,
         )
     else:
         _refuse_options(source, kind, pose_key=pose_key)
