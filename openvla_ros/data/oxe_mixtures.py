@@ -143,8 +143,9 @@ def dataset_folder(parent: Path, name: str) -> Path:
     if len(fitting) == 1:
         return fitting[0]
     found = ", ".join(path.name for path in versions) or "none"
+    which = f"version {wanted}" if wanted else "one version"
     raise ConfigurationError(
-        f"{folder} must hold the TFRecord files of {wanted or 'one version of'} the dataset, such "
+        f"{folder} must hold the TFRecord files of {which} of the dataset, such "
         f"as {folder / (wanted or '1.0.0')}. Versions found: {found}."
         + (" Name the folder of one of them as a source instead." if len(fitting) > 1 else "")
     )
