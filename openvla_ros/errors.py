@@ -46,6 +46,10 @@ class StorageError(OpenVLAError):
     """A disk is full, or a file on it cannot be written."""
 
 
+class TrainingError(OpenVLAError):
+    """Training cannot go on: its numbers are none any more."""
+
+
 class SelfTestError(OpenVLAError):
     """The loaded policy does not behave like a policy: it must not drive a robot."""
 
