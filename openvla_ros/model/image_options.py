@@ -150,21 +150,46 @@ def resize_lanczos3(image: np.ndarray, size: int) -> np.ndarray:
 def center_crop(image: np.ndarray, size: int) -> np.ndarray:
     """Return the central 90 % of the area as (size, size, 3) uint8, bilinear without antialiasing.
 
-    Source: tf.image.crop_and_resize as called by crop_and_resize in openvla @ c8f03f4; float32
-    throughout, because the last step rounds down.
+    Source: crop_and_resize in openvla @ c8f03f4.
     """
     side = np.sqrt(np.float32(CROP_AREA))
     low = (np.float32(1) - side) / np.float32(2)
-    pixels = image.astype(np.float32) * np.float32(1 / 255)
-    top, bottom, vertical = _bilinear_taps(image.shape[0], size, low, low + side)
-    left, right, horizontal = _bilinear_taps(image.shape[1], size, low, low + side)
+    return to_levels(crop_and_resize(to_unit_range(image), (low, low), side, size))
+
+
+def crop_and_resize(
+    pixels: np.ndarray, corner: tuple[np.float32, np.float32], side: np.float32, size: int
+) -> np.ndarray:
+    """Return a part of the picture as (size, size, 3) float32, bilinear without antialiasing.
+
+    Float32 throughout, because `to_levels` rounds down.
+
+    Args:
+        pixels: (H, W, 3) float32.
+        corner: Top and left edge, as shares of height and width.
+        side: Height and width of the part, as a share of the picture's.
+        size: Side of the result in pixels.
+
+    Source: tf.image.crop_and_resize.
+    """
+    height, width, _ = pixels.shape
+    top, bottom, vertical = _bilinear_taps(height, size, corner[0], corner[0] + side)
+    left, right, horizontal = _bilinear_taps(width, size, corner[1], corner[1] + side)
     horizontal = horizontal[None, :, None]
-    upper = pixels[top][:, left] + (pixels[top][:, right] - pixels[top][:, left]) * horizontal
-    lower = (
-        pixels[bottom][:, left] + (pixels[bottom][:, right] - pixels[bottom][:, left]) * horizontal
-    )
-    blended = upper + (lower - upper) * vertical[:, None, None]
-    return np.floor(np.clip(blended, 0, 1) * np.float32(255.5)).astype(np.uint8)
+    upper, lower = pixels[top], pixels[bottom]
+    upper = upper[:, left] + (upper[:, right] - upper[:, left]) * horizontal
+    lower = lower[:, left] + (lower[:, right] - lower[:, left]) * horizontal
+    return upper + (lower - upper) * vertical[:, None, None]
+
+
+def to_unit_range(image: np.ndarray) -> np.ndarray:
+    """Return uint8 levels as float32 in [0, 1], as TensorFlow does."""
+    return image.astype(np.float32) * np.float32(1 / 255)
+
+
+def to_levels(pixels: np.ndarray) -> np.ndarray:
+    """Return float32 pixels as uint8 levels, as TensorFlow does: clipped, scaled, rounded down."""
+    return np.floor(np.clip(pixels, 0, 1) * np.float32(255.5)).astype(np.uint8)
 
 
 def _bilinear_taps(
@@ -175,7 +200,7 @@ def _bilinear_taps(
     step = (high - low) * last / np.float32(size - 1)
     position = low * last + np.arange(size, dtype=np.float32) * step
     floor = np.floor(position)
-    ceil = np.ceil(position)
+    ceil = np.minimum(np.ceil(position), last)  # an edge at 1 may be beyond it by a rounding
     return floor.astype(int), ceil.astype(int), position - floor
 
 
