@@ -1,0 +1,60 @@
+"""Files that are there whole or not at all, whatever stops the writer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from openvla_ros.errors import StorageError
+
+#: Left free on the disk: a full one stops more than this program.
+SPARE_BYTES = 2**26
+
+
+def write_whole_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write a file, which gets its name when it is complete; its folder is made.
+
+    Several processes may write the same file at once: one of them stays.
+
+    Raises:
+        StorageError: The disk is full, or the folder cannot be written; nothing is left behind.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=".partial", dir=path.parent
+        )
+    except OSError as error:
+        raise StorageError(f"{path.parent} cannot be written: {error}.") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(partial).replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error}.") from error
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def require_space(folder: Path, needed_bytes: int, what: str) -> None:
+    """Return when the disk of a folder, which is made, has room for so many bytes.
+
+    Raises:
+        StorageError: It has not, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be used: {error}.") from error
+    if free < needed_bytes + SPARE_BYTES:
+        raise StorageError(
+            f"{what} takes {needed_bytes:,} bytes and {folder} has {free:,} free, of which "
+            f"{SPARE_BYTES:,} stay free. Make room, or name a folder on a larger disk."
+        )

@@ -1,0 +1,145 @@
+"""What a recording goes through before it is trained on: steps left out, actions made anew.
+
+Each function takes an episode and returns another one, or None when no step is left; pictures are
+still read one at a time, and only when they are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+
+from openvla_ros.data.episode import Episode
+from openvla_ros.data.gripper_labels import binarize_gripper
+from openvla_ros.errors import ConfigurationError
+
+#: Numbers of a pose that an action moves: x y z roll pitch yaw.
+_POSE_DIMS = 6
+
+
+def drop_first_steps(episode: Episode, count: int) -> Episode | None:
+    """Return the episode without its first `count` steps."""
+    return _keep(episode, np.arange(count, len(episode)))
+
+
+def drop_steps_without_action(episode: Episode) -> Episode | None:
+    """Return the steps whose action was recorded."""
+    return _keep(episode, np.flatnonzero(np.isfinite(episode.actions).all(axis=1)))
+
+
+def derive_actions(episode: Episode) -> Episode | None:
+    """Return the episode with what the pose does until the next step in place of the commands.
+
+    The gripper is the recorded command. The last step has no next one and is left out.
+
+    Raises:
+        ConfigurationError: No pose was recorded, or the actions are not seven numbers.
+
+    Source: openvla @ c8f03f4, relabel_bridge_actions.
+    """
+    where = f"{episode.name} of {episode.source}"
+    if episode.states is None or episode.states.shape[1] < _POSE_DIMS:
+        raise ConfigurationError(
+            f"{where} has no pose of the end effector, and actions: from_states needs it. Name it "
+            "(pose_key, or ee_pose in the topic file), or use actions: recorded."
+        )
+    if episode.actions.shape[1] != _POSE_DIMS + 1:
+        raise ConfigurationError(
+            f"{where} has actions of {episode.actions.shape[1]} numbers; actions: from_states "
+            f"makes {_POSE_DIMS + 1}. Use actions: recorded."
+        )
+    moved = np.diff(episode.states[:, :_POSE_DIMS], axis=0)
+    actions = np.concatenate([moved, episode.actions[:-1, _POSE_DIMS:]], axis=1)
+    return _keep(episode, np.arange(len(episode) - 1), actions)
+
+
+def binarize_gripper_actions(episode: Episode) -> Episode:
+    """Return the episode with a gripper of 0 or 1: one on its way counts as where it arrives.
+
+    Steps without an action stay without one.
+    """
+    actions = episode.actions.copy()
+    known = np.isfinite(actions[:, -1])
+    actions[known, -1] = binarize_gripper(actions[known, -1])
+    return replace(episode, actions=actions)
+
+
+def drop_idle_steps(episode: Episode, idle_motion: float) -> Episode | None:
+    """Return the steps that move, or change the gripper.
+
+    Args:
+        episode: Every step with an action.
+        idle_motion: Norm of all numbers but the last below which a step does not move.
+
+    Source: openvla @ c8f03f4, is_noop in regenerate_libero_dataset.
+    """
+    moves = np.linalg.norm(episode.actions[:, :-1], axis=1) >= idle_motion
+    gripper = episode.actions[:, -1]
+    kept: list[int] = []
+    for step in range(len(episode)):
+        changes = bool(kept) and gripper[step] != gripper[kept[-1]]
+        if moves[step] or changes:
+            kept.append(step)
+    return _keep(episode, np.array(kept, np.int64))
+
+
+def resample_steps(episode: Episode, rate_hz: float) -> Episode | None:
+    """Return the episode at a lower rate: of each group of steps the first picture, all motion.
+
+    Motions add up, rotations too, number by number, as differences of poses do; that is right for
+    displacements, not for velocities. The gripper is the last of the group. A group that the end of
+    the episode cuts short is left out, since its motion is not all there; a step without an action
+    makes a group without one.
+
+    Raises:
+        ConfigurationError: The rate is higher than the episode's.
+    """
+    ratio = episode.rate_hz / rate_hz
+    if ratio < 1.0:
+        raise ConfigurationError(
+            f"{episode.name} of {episode.source} has {episode.rate_hz:g} steps per second; "
+            f"resample_hz {rate_hz:g} is more. Give at most {episode.rate_hz:g}."
+        )
+    bounds = np.rint(np.arange(int(len(episode) / ratio) + 2) * ratio).astype(np.int64)
+    bounds = bounds[bounds <= len(episode)]
+    if len(bounds) < 2:
+        return None
+    starts, ends = bounds[:-1], bounds[1:]
+    actions = np.add.reduceat(episode.actions[: bounds[-1]], starts, axis=0)
+    actions[:, -1] = episode.actions[ends - 1, -1]
+    thinned = _keep(episode, starts, actions)
+    return None if thinned is None else replace(thinned, rate_hz=rate_hz)
+
+
+@dataclass(frozen=True)
+class _KeptImages:
+    """The pictures of some steps of an episode; called, it reads anew."""
+
+    open_images: Callable[[], Iterator[np.ndarray]]
+    steps: np.ndarray  # (K,) int64, increasing
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        """Yield K pictures, (H, W, 3) uint8 RGB, one at a time."""
+        images = self.open_images()
+        read = 0
+        for step in self.steps.tolist():
+            yield next(islice(images, step - read, None))
+            read = step + 1
+
+
+def _keep(episode: Episode, steps: np.ndarray, actions: np.ndarray | None = None) -> Episode | None:
+    """Return the episode with some of its steps; `actions` (K, n) replace theirs when given."""
+    if len(steps) == 0:
+        return None
+    if len(steps) == len(episode) and actions is None:
+        return episode
+    return replace(
+        episode,
+        stamps_ns=episode.stamps_ns[steps],
+        actions=episode.actions[steps] if actions is None else actions,
+        open_images=_KeptImages(episode.open_images, steps),
+        states=None if episode.states is None else episode.states[steps],
+    )

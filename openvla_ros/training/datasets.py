@@ -1,0 +1,243 @@
+"""The recordings of a run, edited, split and with their statistics: what `loader` draws from."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openvla_ros.config.folders import cache_folder
+from openvla_ros.data.episode import Episode
+from openvla_ros.data.episode_edits import (
+    binarize_gripper_actions,
+    derive_actions,
+    drop_first_steps,
+    drop_idle_steps,
+    drop_steps_without_action,
+    resample_steps,
+)
+from openvla_ros.data.fingerprint import fingerprint
+from openvla_ros.data.oxe_mixtures import named_mixture
+from openvla_ros.data.sources import open_episodes
+from openvla_ros.data.statistics import cached_statistics
+from openvla_ros.data.topics import read_topic_file
+from openvla_ros.errors import ConfigurationError
+from openvla_ros.model.action_stats import STATISTICS_FILE, ActionStats, parse_action_stats
+from openvla_ros.training.config import DataConfig, SourceConfig
+
+_log = logging.getLogger(__name__)
+
+Edit = Callable[[Episode], Episode | None]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """One source, ready to be trained on.
+
+    Attributes:
+        name: Statistics key.
+        weight: Relative weight in the mixture, before it is multiplied by the number of steps.
+        episodes: Trained on; every step has an action.
+        held_out: Never trained on.
+        entry: Statistics entry over all episodes, as it is written into the result.
+        stats: The same, parsed.
+        identity: What the steps and pictures come from, as a hash: content and settings.
+        dropped: Why steps were left out -> how many; "episodes" counts those with none left.
+    """
+
+    name: str
+    weight: float
+    episodes: Sequence[Episode]
+    held_out: Sequence[Episode]
+    entry: dict[str, Any]
+    stats: ActionStats
+    identity: str = ""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Steps that are trained on."""
+        return sum(len(episode) for episode in self.episodes)
+
+
+def open_training_sets(data: DataConfig, seed: int) -> list[TrainingSet]:
+    """Return what a run is trained on, in the order of its sources.
+
+    Args:
+        data: Sources or a mixture, and what is held out.
+        seed: Decides which episodes are held out.
+
+    Raises:
+        ConfigurationError: A source that cannot be read, has no step left, or has actions of
+            another length than the others.
+        StorageError: The cache cannot be written.
+    """
+    sets = [_open_set(source, data, seed) for source in training_sources(data)]
+    lengths = {one.name: one.stats.action_dim for one in sets}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise ConfigurationError(
+            f"data: the sources have actions of different lengths ({told}). One run trains one "
+            "length: leave the others out."
+        )
+    return sets
+
+
+def training_sources(data: DataConfig) -> tuple[SourceConfig, ...]:
+    """Return the sources of a run; those of a mixture are RLDS datasets of their published names.
+
+    Raises:
+        ConfigurationError: A dataset of the mixture is not in its folder.
+    """
+    if not data.mixture:
+        return data.sources
+    folder = Path(data.mixture_folder).expanduser()
+    return tuple(
+        SourceConfig(
+            path=str(_dataset_folder(folder / name)),
+            name=name,
+            weight=weight,
+            transform=name,
+            skip_unlabelled=True,
+        )
+        for name, weight in named_mixture(data.mixture)
+    )
+
+
+def prepared_folder(data: DataConfig) -> Path:
+    """Return where prepared pictures and statistics are kept."""
+    return (
+        Path(data.cache_folder).expanduser() if data.cache_folder else cache_folder() / "training"
+    )
+
+
+def edits_of(source: SourceConfig) -> list[tuple[str, Edit]]:
+    """Return what each episode of a source goes through: what it is called, and the edit.
+
+    Motions add up before idle steps go, so that what a slow step moved is not lost.
+    """
+    edits: list[tuple[str, Edit]] = []
+    if source.drop_first_steps:
+        edits.append(("first", partial(drop_first_steps, count=source.drop_first_steps)))
+    if source.actions == "from_states":
+        edits.append(("without a next state", derive_actions))
+    if source.binarize_gripper:
+        edits.append(("", binarize_gripper_actions))
+    if source.resample_hz is not None:
+        edits.append(("resampled", partial(resample_steps, rate_hz=source.resample_hz)))
+    edits.append(("without an action", drop_steps_without_action))
+    if source.drop_idle:
+        edits.append(("idle", partial(drop_idle_steps, idle_motion=source.idle_motion)))
+    return edits
+
+
+def edit_episodes(
+    episodes: Sequence[Episode], edits: Sequence[tuple[str, Edit]]
+) -> tuple[list[Episode], dict[str, int]]:
+    """Return what is left of episodes, and how many steps, and whole "episodes", are not."""
+    kept, dropped = [], dict.fromkeys([name for name, _ in edits if name] + ["episodes"], 0)
+    for episode in episodes:
+        edited: Episode | None = episode
+        for name, edit in edits:
+            assert edited is not None
+            before, edited = len(edited), edit(edited)
+            if name:
+                dropped[name] += before - (0 if edited is None else len(edited))
+            if edited is None:
+                dropped["episodes"] += 1
+                break
+        if edited is not None:
+            kept.append(edited)
+    return kept, {name: count for name, count in dropped.items() if count}
+
+
+def split_episodes(
+    episodes: Sequence[Episode], share: float, seed: int
+) -> tuple[list[Episode], list[Episode]]:
+    """Return the episodes to train on and those held out, each in the order they were recorded.
+
+    Of two or more, at least one is held out when a share is asked for, and at least one trained on.
+    """
+    count = min(max(1, round(share * len(episodes))), len(episodes) - 1) if share else 0
+    chosen = set(np.random.default_rng(seed).permutation(len(episodes))[:count].tolist())
+    return (
+        [episode for i, episode in enumerate(episodes) if i not in chosen],
+        [episode for i, episode in enumerate(episodes) if i in chosen],
+    )
+
+
+def _open_set(source: SourceConfig, data: DataConfig, seed: int) -> TrainingSet:
+    path = Path(source.path).expanduser()
+    recorded = open_episodes(
+        path,
+        topics=read_topic_file(Path(source.topics).expanduser()) if source.topics else None,
+        camera=source.camera,
+        rate_hz=source.rate_hz,
+        pose_key=source.pose_key,
+        skip_unlabelled=source.skip_unlabelled,
+        transform=source.transform,
+    )
+    episodes, dropped = edit_episodes(recorded, edits_of(source))
+    if not episodes:
+        raise ConfigurationError(
+            f"data.sources, {source.name}: of {len(recorded)} episodes in {path} no step is left "
+            f"to train on ({_told(dropped)}). Check drop_first_steps, drop_idle and resample_hz, "
+            "and that actions were recorded."
+        )
+    actions = np.concatenate([episode.actions for episode in episodes])
+    mask = np.array([True] * (actions.shape[1] - 1) + [False])
+    entry = cached_statistics(actions, len(episodes), mask, prepared_folder(data) / "statistics")
+    training, held_out = split_episodes(episodes, data.held_out, seed)
+    _log.info(
+        "%s: %d steps of %d episodes to train on, %d episodes held out; steps left out: %s",
+        source.name,
+        sum(map(len, training)),
+        len(training),
+        len(held_out),
+        _told(dropped),
+    )
+    return TrainingSet(
+        name=source.name,
+        weight=source.weight,
+        episodes=training,
+        held_out=held_out,
+        entry=entry,
+        stats=parse_action_stats(source.name, entry, STATISTICS_FILE),
+        identity=_identity(source),
+        dropped=dropped,
+    )
+
+
+def _identity(source: SourceConfig) -> str:
+    """A hash of the content of a source and of all settings but its place, name and weight."""
+    settings = {k: v for k, v in asdict(source).items() if k not in ("path", "name", "weight")}
+    if source.topics:
+        settings["topics"] = fingerprint(Path(source.topics).expanduser())
+    content = fingerprint(Path(source.path).expanduser())
+    return hashlib.sha256(f"{content} {sorted(settings.items())}".encode()).hexdigest()
+
+
+def _dataset_folder(folder: Path) -> Path:
+    """The folder with the files of a dataset: itself, or that of its only version."""
+    if any(folder.glob("*.tfrecord*")):
+        return folder
+    versions = sorted(path.parent for path in folder.glob("*/features.json"))
+    if len(versions) == 1:
+        return versions[0]
+    found = (
+        f"holds the versions {', '.join(p.name for p in versions)}" if versions else "is not one"
+    )
+    raise ConfigurationError(
+        f"data.mixture_folder: {folder} must be an RLDS dataset of one version, and {found}. Put "
+        "the dataset there, or leave only the version to train on."
+    )
+
+
+def _told(dropped: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in dropped.items()) or "none"
