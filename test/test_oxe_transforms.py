@@ -130,3 +130,11 @@ def test_every_dataset_of_every_mixture_has_a_transform() -> None:
 def test_every_dataset_has_one_rate(name: str) -> None:
     rates = {TRANSFORMS[name].rate_hz, load_action_spec(name).action_hz} - {None}
     assert len(rates) == 1, rates
+
+
+def test_the_documentation_names_every_dataset_with_its_camera() -> None:
+    text = (Path(__file__).parents[1] / "docs/data_formats.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    for name, transform in TRANSFORMS.items():
+        described = [row for row in rows if f"`{name}`" in row]
+        assert any(f"`{transform.camera}`" in row for row in described), name
