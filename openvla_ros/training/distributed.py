@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -27,6 +32,7 @@ from openvla_ros.model.modeling import OpenVLAForActionPrediction
 from openvla_ros.model.runtime_choices import choose_device
 from openvla_ros.model.vision import VisionTransformer
 from openvla_ros.training.config import StrategyConfig
+from openvla_ros.training.objective import FORWARD_METHODS, Objective
 
 
 @dataclass(frozen=True)
@@ -49,25 +55,6 @@ class Ranks:
     def is_main(self) -> bool:
         """Whether this process writes files and talks to the user."""
         return self.rank == 0
-
-
-class Prepared(Protocol):
-    """What `distribute` needs of `strategies.PreparedModel`.
-
-    Attributes:
-        model: The network, adapters inside.
-        trained: Name in `model` → parameter that is trained.
-    """
-
-    @property
-    def model(self) -> OpenVLAForActionPrediction:
-        """The network."""
-        ...
-
-    @property
-    def trained(self) -> MutableMapping[str, nn.Parameter]:
-        """The parameters that are trained."""
-        ...
 
 
 def start_ranks(device: str = "auto") -> Ranks:
@@ -111,89 +98,66 @@ def stop_ranks() -> None:
         dist.destroy_process_group()
 
 
-def distribute(
-    objective: nn.Module,
-    prepared: Prepared,
-    strategy: StrategyConfig,
-    ranks: Ranks,
-    *,
-    precision: str = "float32",
-) -> nn.Module:
+def distribute(objective: Objective, strategy: StrategyConfig, ranks: Ranks) -> nn.Module:
     """Return the module whose call gives the loss in every process; `objective` itself when alone.
 
-    Adapters: every process holds all weights, and DDP averages the gradients of what is trained.
-    Everything else: FSDP2 splits weights, gradients and, because the optimiser is built afterwards,
-    its moments; `prepared.trained` then holds the split parameters. Gradients are averaged in
-    float32, so the step is that of the whole batch as long as all samples have equally many
-    labels.
+    Adapters: every process holds all weights, and DDP averages the gradients of what is trained;
+    the adapters of rank 0 hold. Everything else: FSDP2 splits weights, gradients and, because the
+    optimiser is built afterwards, its moments; under bfloat16 it gathers weights and computes in
+    bfloat16, and the split weights stay float32. Gradients are averaged in float32, so the step is
+    that of the whole batch as long as all samples have equally many labels.
 
     Args:
-        objective: Holds `prepared.model` and whatever else is trained.
-        prepared: Equal in all processes.
+        objective: Equal in all processes, but for new adapters.
         strategy: Decides between the two ways.
         ranks: Of `start_ranks`.
-        precision: "bfloat16" gathers weights and computes in bfloat16 under FSDP2; the split
-            weights stay float32.
     """
     if ranks.world_size == 1:
         return objective
     if not strategy.is_adapter:
-        _shard(objective, prepared.model, ranks, precision)
-        for name in list(prepared.trained):
-            prepared.trained[name] = prepared.model.get_parameter(name)
+        _shard(objective, ranks)
         return objective
     for parameter in objective.parameters():
         if parameter.requires_grad:
             dist.broadcast(parameter.data, src=0)
-    ignored = [*_parameters_without_gradient(objective), *dict(objective.named_buffers())]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(objective, ignored)
+    # Buffers are constants of the model.
+    buffers = [name for name, _ in objective.named_buffers()]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(objective, buffers)
     return DistributedDataParallel(objective, init_sync=False, gradient_as_bucket_view=True)
 
 
-def _parameters_without_gradient(module: nn.Module) -> list[str]:
-    """Return names DDP must not wait for: frozen ones, and those outside the forward pass.
-
-    Left to DDP the latter would get gradients of zero, and AdamW would decay them.
-    """
-    unused: set[int] = set()
-    for tower in module.modules():
-        if isinstance(tower, VisionTransformer):
-            rest = (tower.blocks[-1], tower.norm, getattr(tower, "attn_pool", nn.Identity()))
-            unused.update(id(parameter) for part in rest for parameter in part.parameters())
-    return [
-        name
-        for name, parameter in module.named_parameters()
-        if not parameter.requires_grad or id(parameter) in unused
-    ]
+def bare_objective(module: nn.Module) -> Objective:
+    """Return the objective in what `distribute` returned."""
+    bare = module.module if isinstance(module, DistributedDataParallel) else module
+    assert isinstance(bare, Objective), type(bare)
+    return bare
 
 
-def _shard(
-    objective: nn.Module, model: OpenVLAForActionPrediction, ranks: Ranks, precision: str
-) -> None:
+def _shard(objective: Objective, ranks: Ranks) -> None:
     """Split the weights over the processes, one unit of `_units` at a time."""
     # It warns of in-place operations on what a unit returns; the network has none.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
     policy = MixedPrecisionPolicy()
-    if precision == "bfloat16":
+    if objective.precision == "bfloat16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    for unit in _units(objective, model):
+    for unit in _units(objective.model):
         fully_shard(unit, mesh=mesh, mp_policy=policy)
     fully_shard(objective, mesh=mesh, mp_policy=policy)
-    # The root is whoever is called first. An evaluation calls parts of the model before the first
-    # step, and they must not become roots of their own.
-    fully_shard.state(objective)._lazy_init()  # type: ignore[attr-defined]
+    for method in FORWARD_METHODS:
+        register_fsdp_forward_method(objective, method)
 
 
-def _units(objective: nn.Module, model: OpenVLAForActionPrediction) -> Iterator[nn.Module]:
+def _units(model: OpenVLAForActionPrediction) -> Iterator[nn.Module]:
     """Yield the modules that are gathered as a whole, inner ones first.
 
-    Each has weights of one format, as FSDP2 needs, and is called as a module, also in generation.
-    Nothing is left for the root but what an auxiliary loss adds.
+    Each has weights of one format, as FSDP2 needs. Nothing is left for the root but what an
+    auxiliary loss adds.
     """
     for tower in model.vision_backbone.children():
         assert isinstance(tower, VisionTransformer), type(tower)
-        yield from tower.blocks
+        yield from tower.blocks[:-1]
+        yield from (tower.get_submodule(name) for name in tower.uncomputed_modules())
         yield tower
     yield model.projector
     language = model.language_model.model
