@@ -60,13 +60,13 @@ def test_two_processes_train_like_one_on_the_same_global_batch(
 
     The first loss and gradient differ by the order of float32 sums alone: 1e-6. Later ones also by
     AdamW, which divides by the gradient's size and so moves a weight whose gradient is nothing but
-    rounding by up to the learning rate: losses within 1e-5, norms within 2e-3. For the same reason
+    rounding by up to the learning rate: losses within 1e-4, norms within 2e-3. For the same reason
     weights are compared by their mean square: a hundredth of one update. Processes that do not
     exchange gradients end some whole updates apart.
     """
     one, two = (json.loads((folder / f"{name}.json").read_text()) for folder in runs)
     for i, (single, double) in enumerate(zip(one["steps"], two["steps"], strict=True)):
-        for quantity, later in (("loss", 1e-5), ("gradient_norm", 2e-3)):
+        for quantity, later in (("loss", 1e-4), ("gradient_norm", 2e-3)):
             off = abs(single[quantity] - double[quantity]) / single[quantity]
             assert off <= (later if i else 1e-6), f"{quantity} of step {i} is {off:.1e} off"
     assert one["ids"] == two["ids"]
