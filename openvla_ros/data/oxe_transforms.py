@@ -25,7 +25,7 @@ CLOSEDNESS, OPEN = "action/gripper_closedness_action", "action/open_gripper"
 VELOCITY, GRIPPER_TARGET = "action_dict/cartesian_velocity", "action_dict/gripper_position"
 POSE, GRIPPER = "observation/cartesian_position", "observation/gripper_position"
 # Quantiles with which DROID was normalised when its idle steps were looked for.
-DROID_Q01 = np.float32(
+DROID_Q01 = np.array(
     [
         -0.7776297926902771,
         -0.5803514122962952,
@@ -33,9 +33,10 @@ DROID_Q01 = np.float32(
         -0.6464047729969025,
         -0.7041108310222626,
         -0.8895104378461838,
-    ]
+    ],
+    np.float32,
 )
-DROID_Q99 = np.float32(
+DROID_Q99 = np.array(
     [
         0.7597932070493698,
         0.5726242214441299,
@@ -43,7 +44,8 @@ DROID_Q99 = np.float32(
         0.6705610305070877,
         0.6464948207139969,
         0.8897542208433151,
-    ]
+    ],
+    np.float32,
 )
 
 
