@@ -15,6 +15,8 @@ from openvla_ros.data.rlds import rlds_episodes
 from openvla_ros.data.sources import open_episodes
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.ros.frame_sources import SHARED_VARIABLE, shared_data_folder
+from openvla_ros.training.config import DataConfig
+from openvla_ros.training.datasets import open_training_sets
 
 OCTO = (shared_data_folder() or Path("absent")) / "bridge_octo_tfrecord"
 
@@ -255,3 +257,25 @@ def test_the_octo_sample_is_read_as_openvla_trains_on_it() -> None:
         gripper = binarize_gripper(raw.actions[1:, 6])[:-1]
         assert np.array_equal(made.actions[:, 6], gripper) and made.rate_hz == 5
         assert np.array_equal(next(made.open_images()), list(raw.open_images())[1])
+
+
+def test_a_named_mixture_is_opened_from_its_folder(tmp_path: Path) -> None:
+    """The weights are those of the mixture; each dataset is read with the transform of its name."""
+    for name in ("bridge_orig", "fractal20220817_data"):
+        (tmp_path / name / "0.1.0").mkdir(parents=True)
+    bridge(tmp_path / "bridge_orig/0.1.0")
+    dataset = oxe.OxeDataset(
+        {oxe.WORLD: 3, oxe.ROTATION: 3, oxe.CLOSING: 1}, "image", lambda step: []
+    )
+    features = oxe.numbers(dataset)
+    records = [oxe.record(dataset, features), oxe.record(dataset, features, text="")]
+    write(tmp_path / "fractal20220817_data/0.1.0", *records)
+    data = DataConfig(
+        mixture="bridge_rt_1",
+        mixture_folder=str(tmp_path),
+        held_out=0.0,
+        cache_folder=str(tmp_path / "cache"),
+    )
+    sets = open_training_sets(data, seed=0)
+    found = [(one.name, one.weight, one.steps, len(one.episodes)) for one in sets]
+    assert found == [("bridge_orig", 1.0, 4, 1), ("fractal20220817_data", 1.0, 5, 1)]

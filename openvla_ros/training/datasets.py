@@ -23,7 +23,7 @@ from openvla_ros.data.episode_edits import (
     resample_steps,
 )
 from openvla_ros.data.fingerprint import fingerprint
-from openvla_ros.data.oxe_mixtures import named_mixture
+from openvla_ros.data.oxe_mixtures import dataset_folder, named_mixture
 from openvla_ros.data.sources import open_episodes
 from openvla_ros.data.statistics import cached_statistics
 from openvla_ros.data.topics import read_topic_file
@@ -100,7 +100,7 @@ def training_sources(data: DataConfig) -> tuple[SourceConfig, ...]:
     folder = Path(data.mixture_folder).expanduser()
     return tuple(
         SourceConfig(
-            path=str(_dataset_folder(folder / name)),
+            path=str(dataset_folder(folder, name)),
             name=name,
             weight=weight,
             transform=name,
@@ -221,22 +221,6 @@ def _identity(source: SourceConfig) -> str:
         settings["topics"] = fingerprint(Path(source.topics).expanduser())
     content = fingerprint(Path(source.path).expanduser())
     return hashlib.sha256(f"{content} {sorted(settings.items())}".encode()).hexdigest()
-
-
-def _dataset_folder(folder: Path) -> Path:
-    """The folder with the files of a dataset: itself, or that of its only version."""
-    if any(folder.glob("*.tfrecord*")):
-        return folder
-    versions = sorted(path.parent for path in folder.glob("*/features.json"))
-    if len(versions) == 1:
-        return versions[0]
-    found = (
-        f"holds the versions {', '.join(p.name for p in versions)}" if versions else "is not one"
-    )
-    raise ConfigurationError(
-        f"data.mixture_folder: {folder} must be an RLDS dataset of one version, and {found}. Put "
-        "the dataset there, or leave only the version to train on."
-    )
 
 
 def _told(dropped: Mapping[str, int]) -> str:
