@@ -170,9 +170,7 @@ def _relabelled(state: np.ndarray, opening: np.ndarray) -> np.ndarray:
 
 
 def _bridge_orig(action: np.ndarray, state: np.ndarray) -> np.ndarray:
-    opening = action[:, -1].copy()
-    opening[1:] = binarize_gripper(opening[1:])
-    return _relabelled(state, opening)
+    return _relabelled(state, binarize_gripper(action[:, -1]))
 
 
 def _bridge_oxe(is_open: np.ndarray, state: np.ndarray) -> np.ndarray:
