@@ -41,6 +41,10 @@ class FrameStore:
         self.options = options
         self._open: dict[Path, np.memmap] = {}
 
+    def __getstate__(self) -> dict[str, object]:
+        """What is mapped stays in this process."""
+        return self.__dict__ | {"_open": {}}
+
     def frames(self, episode: Episode) -> np.memmap:
         """Return (T, H, W, 3) uint8 RGB, read-only; they are prepared if they are not there.
 

@@ -59,6 +59,16 @@ class TrainingBatch:
     pixel_values: torch.Tensor
     origins: Sequence[Origin] = ()
 
+    def pin_memory(self) -> TrainingBatch:
+        """Return the batch where a GPU copies it from by itself; a DataLoader calls this."""
+        return replace(
+            self,
+            input_ids=self.input_ids.pin_memory(),
+            labels=self.labels.pin_memory(),
+            attention_mask=self.attention_mask.pin_memory(),
+            pixel_values=self.pixel_values.pin_memory(),
+        )
+
     def to(self, device: torch.device) -> TrainingBatch:
         """Return the batch with its tensors on a device."""
         return replace(

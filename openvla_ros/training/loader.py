@@ -6,8 +6,6 @@ batch is divided among processes and passes.
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,42 +14,30 @@ from multiprocessing import get_all_start_methods
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from openvla_ros.data.atomic_files import require_space
-from openvla_ros.data.episode import Episode
-from openvla_ros.data.frame_store import FrameStore
-from openvla_ros.errors import ConfigurationError
-from openvla_ros.model.action_stats import normalize
 from openvla_ros.model.action_tokenizer import ActionTokenizer
-from openvla_ros.model.image_options import MODEL_IMAGE_SIZE, ImageOptions, center_crop
-from openvla_ros.model.processing import ImageProcessor, OpenVLAProcessor
-from openvla_ros.training.augmentation import augment
-from openvla_ros.training.batch import EvaluationSample, Origin, TrainingBatch, TrainingSample
+from openvla_ros.model.processing import OpenVLAProcessor
+from openvla_ros.training.batch import EvaluationSample, TrainingBatch
 from openvla_ros.training.config import DataConfig
-from openvla_ros.training.datasets import TrainingSet, prepared_folder
+from openvla_ros.training.datasets import TrainingSet
 from openvla_ros.training.mixture_order import MixtureOrder
-from openvla_ros.training.samples import (
-    collate,
-    encode_instruction,
-    label_sample,
-    require_token_id,
+from openvla_ros.training.samples import collate, require_token_id
+from openvla_ros.training.step_dataset import (
+    Place,
+    StepDataset,
+    StepReader,
+    deployed_options,
+    open_part,
 )
 
+__all__ = ["TrainingData", "deployed_options"]
+
 SLICES = ("training", "held_out")
-_AUGMENTATION = 2  # tells these draws from those of `mixture_order`
 
 #: Told episodes done and in all, while pictures are prepared.
 Prepared = Callable[[int, int], None]
-
-
-def deployed_options(data: DataConfig) -> ImageOptions:
-    """Return the camera path of the policy that training on this data gives."""
-    return ImageOptions(
-        rotate_180=data.rotate_180,
-        lanczos3=data.lanczos3,
-        center_crop=data.image_augmentation,
-    )
 
 
 class TrainingData:
@@ -85,15 +71,9 @@ class TrainingData:
         self._pad_token_id = require_token_id(processor, "pad")
         weights = np.array([one.weight * one.steps for one in sets])
         self._order = MixtureOrder(seed, [s.steps for s in sets], weights / weights.sum())
-        reader = _Reader(processor, action_tokenizer, data)
-        self._training = _Steps(reader, [_open(s, s.episodes, reader) for s in sets], seed)
-        self._held_out = _Steps(reader, [_open(s, s.held_out, reader) for s in sets], seed)
-
-    @property
-    def identity(self) -> str:
-        """A hash of what is trained on: content and settings of every set."""
-        parts = [(one.name, one.weight, one.identity, one.steps) for one in self.sets]
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        reader = StepReader(processor, action_tokenizer, data)
+        self._training = StepDataset(reader, [open_part(s, s.episodes, reader) for s in sets], seed)
+        self._held_out = StepDataset(reader, [open_part(s, s.held_out, reader) for s in sets], seed)
 
     def prepare(self, progress: Prepared | None = None) -> None:
         """Decode and resize the pictures of all episodes that are not in the cache yet.
@@ -176,132 +156,6 @@ class TrainingData:
         return [steps.evaluation_sample(number) for number in chosen.tolist()]
 
 
-class _Reader:
-    """What makes tensors of pictures, instructions and actions."""
-
-    def __init__(
-        self, processor: OpenVLAProcessor, action_tokenizer: ActionTokenizer, data: DataConfig
-    ) -> None:
-        self.data = data
-        self.action_tokenizer = action_tokenizer
-        self.stop_token_id = require_token_id(processor, "eos")
-        self._processor = processor
-        self._prompts: dict[str, torch.Tensor] = {}
-        # The steps of the camera path are taken here: what is always the same, once per picture.
-        self._towers: ImageProcessor = copy.copy(processor.image_processor)
-        self._towers.options = ImageOptions()
-
-    def __getstate__(self) -> dict[str, object]:
-        """Workers get the encoded prompts, and no tokenizer."""
-        return self.__dict__ | {"_processor": None}
-
-    def encode(self, instruction: str) -> torch.Tensor:
-        """Return (T,) int64 ids of an instruction, encoded once."""
-        if instruction not in self._prompts:
-            self._prompts[instruction] = encode_instruction(self._processor, instruction)
-        return self._prompts[instruction]
-
-    def pixel_values(
-        self, frame: np.ndarray, generator: np.random.Generator | None
-    ) -> torch.Tensor:
-        """Return a prepared picture as the towers take it; augmented with a generator."""
-        frame = np.asarray(frame)
-        if self.data.image_augmentation:
-            if generator is not None:
-                frame = augment(frame, generator)
-            else:
-                frame = center_crop(frame, MODEL_IMAGE_SIZE)
-        return self._towers(frame)
-
-    def label(
-        self, instruction: str, token_ids: np.ndarray, pixel_values: torch.Tensor, origin: Origin
-    ) -> TrainingSample:
-        """Return a sample."""
-        return label_sample(
-            self.encode(instruction),
-            token_ids,
-            pixel_values,
-            self.stop_token_id,
-            self.data.predict_stop_token,
-            origin,
-        )
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The episodes of one set on one side of the split.
-
-    Attributes:
-        name: Of the set.
-        episodes: In order.
-        token_ids: Per episode (T, n) int64.
-        ends: (E,) steps up to the end of each episode.
-        store: Of their pictures.
-    """
-
-    name: str
-    episodes: Sequence[Episode]
-    token_ids: Sequence[np.ndarray]
-    ends: np.ndarray
-    store: FrameStore
-
-    def __len__(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
-
-    def find(self, position: int) -> tuple[int, int]:
-        """Return episode and step of a position."""
-        episode = int(np.searchsorted(self.ends, position, side="right"))
-        return episode, position - int(self.ends[episode]) + len(self.episodes[episode])
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Which step is the sample of a number."""
-
-    number: int
-    dataset: int
-    position: int
-
-
-class _Steps(Dataset[TrainingSample]):
-    """Steps as samples, from any process."""
-
-    def __init__(self, reader: _Reader, parts: Sequence[_Part], seed: int) -> None:
-        self.reader = reader
-        self.parts = tuple(parts)
-        self._seed = seed
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
-
-    def __getitem__(self, place: _Place) -> TrainingSample:
-        generator = np.random.default_rng([self._seed, _AUGMENTATION, place.number])
-        return self._sample(self.parts[place.dataset], place.position, generator)
-
-    def evaluation_sample(self, number: int) -> EvaluationSample:
-        """Return a step by its number among all parts, as the deployed policy sees it."""
-        dataset = 0
-        while number >= len(self.parts[dataset]):
-            number -= len(self.parts[dataset])
-            dataset += 1
-        part = self.parts[dataset]
-        episode, step = part.find(number)
-        ids = part.token_ids[episode]
-        return EvaluationSample(
-            self._sample(part, number, None), ids[step], ids[step - 1] if step else None
-        )
-
-    def _sample(
-        self, part: _Part, position: int, generator: np.random.Generator | None
-    ) -> TrainingSample:
-        number, step = part.find(position)
-        episode = part.episodes[number]
-        pixels = self.reader.pixel_values(part.store.frames(episode)[step], generator)
-        origin = Origin(part.name, episode.name, step)
-        ids = part.token_ids[number][step]
-        return self.reader.label(episode.instruction, ids, pixels, origin)
-
-
 @dataclass(frozen=True)
 class _Numbers:
     """Sample numbers of each batch of one process, in order.
@@ -339,32 +193,14 @@ class _Places:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def __iter__(self) -> Iterator[list[_Place]]:
+    def __iter__(self) -> Iterator[list[Place]]:
         for first in self._numbers:
             datasets, positions = self._order.take(first, self._numbers.batch_size)
             numbers = range(first, first + len(datasets))
             yield [
-                _Place(*place)
+                Place(*place)
                 for place in zip(numbers, datasets.tolist(), positions.tolist(), strict=True)
             ]
-
-
-def _open(one: TrainingSet, episodes: Sequence[Episode], reader: _Reader) -> _Part:
-    if not one.steps:
-        raise ConfigurationError(f"data.sources, {one.name}: no step is left to train on.")
-    options = deployed_options(reader.data)
-    fixed = ImageOptions(rotate_180=options.rotate_180, lanczos3=options.lanczos3)
-    folder = prepared_folder(reader.data) / "frames"
-    for episode in episodes:
-        reader.encode(episode.instruction)
-    encode = reader.action_tokenizer.encode
-    return _Part(
-        name=one.name,
-        episodes=episodes,
-        token_ids=[encode(normalize(episode.actions, one.stats)) for episode in episodes],
-        ends=np.cumsum([len(episode) for episode in episodes], dtype=np.int64),
-        store=FrameStore(folder, one.identity, fixed),
-    )
 
 
 def _start_worker(_: int) -> None:

@@ -37,6 +37,7 @@ class MixtureOrder:
         self._bounds[-1] = 1.0
         self._before = [np.zeros(len(sizes), np.int64)]  # picks of each dataset before each block
         self._permutation = lru_cache(maxsize=2 * len(sizes))(self._drawn_permutation)
+        self._block = lru_cache(maxsize=2)(self._drawn_block)
 
     def take(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the samples numbered start to start + count.
@@ -56,7 +57,7 @@ class MixtureOrder:
         datasets, uses = datasets[wanted], uses[wanted]
         return datasets, self._positions(datasets, uses)
 
-    def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+    def _drawn_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the datasets of a block, and how often each was picked before in the run."""
         while len(self._before) <= block:
             picks = np.bincount(self._picks(len(self._before) - 1), minlength=len(self.sizes))

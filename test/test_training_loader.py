@@ -1,0 +1,190 @@
+"""Batches depend on the configuration and their number, and are what the deployed policy sees."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_recordings import data_config, load_processor, training_data, write_recordings
+
+from openvla_ros.data.episode import Episode
+from openvla_ros.errors import CheckpointError
+from openvla_ros.model.action_stats import normalize
+from openvla_ros.model.action_tokenizer import ActionTokenizer
+from openvla_ros.policy import OpenVLAPolicy
+from openvla_ros.training.batch import TrainingBatch
+from openvla_ros.training.config import DataConfig
+from openvla_ros.training.datasets import open_training_sets
+from openvla_ros.training.loader import TrainingData, deployed_options
+from openvla_ros.training.step_dataset import Place
+from openvla_ros.types import PRIMARY, Observation
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    base = tmp_path_factory.mktemp("recordings")
+    return write_recordings(base / "first"), write_recordings(base / "second", (3, 8), seed=40)
+
+
+@pytest.fixture(scope="module")
+def config(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    return data_config(tmp_path_factory.mktemp("cache"), *folders)
+
+
+@pytest.fixture(scope="module")
+def data(tiny_checkpoint: Path, config: DataConfig) -> TrainingData:
+    return training_data(tiny_checkpoint, config)
+
+
+def flat(steps: Sequence[Sequence[TrainingBatch]]) -> list[TrainingBatch]:
+    return [batch for step in steps for batch in step]
+
+
+def require_same(ours: Sequence[TrainingBatch], others: Sequence[TrainingBatch]) -> None:
+    assert len(ours) == len(others)
+    for number, (one, other) in enumerate(zip(ours, others, strict=True)):
+        assert one.origins == other.origins, number
+        for name in ("input_ids", "labels", "attention_mask", "pixel_values"):
+            a, b = getattr(one, name), getattr(other, name)
+            assert a.shape == b.shape, (number, name, a.shape, b.shape)
+            assert torch.equal(a, b), (number, name, int((a != b).sum()))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_do_not_depend_on_the_number_of_workers(
+    tiny_checkpoint: Path, config: DataConfig, data: TrainingData, workers: int
+) -> None:
+    with_workers = training_data(tiny_checkpoint, replace(config, workers=workers))
+    require_same(flat(list(with_workers.batches(4, 2, 0, 3))), flat(list(data.batches(4, 2, 0, 3))))
+
+
+def test_batches_do_not_depend_on_where_a_run_starts(data: TrainingData) -> None:
+    whole = flat(list(data.batches(5, 1, 0, 12)))
+    for start in (1, 7, 11):
+        require_same(flat(list(data.batches(5, 1, start, 12))), whole[start:])
+
+
+def test_two_processes_see_what_one_sees_in_two_passes(data: TrainingData) -> None:
+    one = list(data.batches(3, 2, 0, 4))
+    ranks = [list(data.batches(3, 1, 0, 4, rank=rank, world_size=2)) for rank in (0, 1)]
+    for step in range(4):
+        require_same(one[step], [ranks[0][step][0], ranks[1][step][0]])
+
+
+def test_every_step_is_shown_once_per_epoch(data: TrainingData, tiny_checkpoint: Path) -> None:
+    config = replace(data._data, sources=data._data.sources[:1])
+    alone = training_data(tiny_checkpoint, config)
+    assert alone.steps == 15
+    for epoch in range(2):
+        shown = [
+            (origin.episode, origin.step)
+            for batch in flat(list(alone.batches(5, 1, 3 * epoch, 3 * epoch + 3)))
+            for origin in batch.origins
+        ]
+        assert len(set(shown)) == 15, sorted(shown)
+
+
+def test_augmentation_is_another_each_epoch_and_off_when_it_is_off(
+    tiny_checkpoint: Path, config: DataConfig
+) -> None:
+    def pictures(augmented: bool) -> dict[tuple[str, int], list[torch.Tensor]]:
+        used = replace(config, sources=config.sources[:1], image_augmentation=augmented)
+        found: dict[tuple[str, int], list[torch.Tensor]] = {}
+        for batch in flat(list(training_data(tiny_checkpoint, used).batches(5, 1, 0, 6))):
+            for origin, pixels in zip(batch.origins, batch.pixel_values, strict=True):
+                found.setdefault((origin.episode, origin.step), []).append(pixels)
+        return found
+
+    assert all(not torch.equal(*twice) for twice in pictures(True).values())
+    assert all(torch.equal(*twice) for twice in pictures(False).values())
+
+
+def test_making_batches_draws_nothing_from_the_generator_that_training_uses(
+    data: TrainingData,
+) -> None:
+    """The order of torch's DataLoader used to come from it: a resumed run drew other dropout."""
+    before = torch.get_rng_state()
+    list(data.batches(2, 1, 0, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_steps_can_be_sent_to_a_process_that_was_not_forked(data: TrainingData) -> None:
+    sent = pickle.loads(pickle.dumps(data._training))  # as multiprocessing sends it
+    place = Place(number=5, dataset=1, position=2)
+    assert torch.equal(sent[place].pixel_values, data._training[place].pixel_values)
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+@pytest.mark.parametrize("lanczos3", [True, False])
+@pytest.mark.parametrize("rotated", [True, False])
+def test_evaluation_samples_are_what_the_deployed_policy_is_given(
+    tiny_checkpoint: Path, config: DataConfig, augmented: bool, lanczos3: bool, rotated: bool
+) -> None:
+    if augmented and not lanczos3:
+        return  # refused by DataConfig
+    used = replace(
+        config, image_augmentation=augmented, lanczos3=lanczos3, rotate_180=rotated, held_out=0.3
+    )
+    sets = open_training_sets(used, 7)
+    data = TrainingData(sets, load_processor(tiny_checkpoint), used, 7, ActionTokenizer())
+    policy = OpenVLAPolicy.from_pretrained(
+        tiny_checkpoint, device="cpu", image_options=deployed_options(used)
+    )
+    for name in ("training", "held_out"):
+        slice_ = data.slice(name, 6)
+        assert len(slice_) == 6
+        for one in slice_:
+            episode, step = recorded(sets, one.sample.origin.episode, one.sample.origin.dataset), 0
+            step = one.sample.origin.step
+            image = list(episode.open_images())[step]
+            prepared = policy.prepare(Observation({PRIMARY: image}, episode.instruction)).prepared
+            given = prepared.inputs
+            assert torch.equal(one.sample.pixel_values, given.pixel_values[0])
+            prompt = given.input_ids[0]
+            assert torch.equal(one.sample.input_ids[: len(prompt)], prompt)
+            stats = next(s.stats for s in sets if s.name == one.sample.origin.dataset)
+            ids = ActionTokenizer().encode(normalize(episode.actions, stats))
+            assert np.array_equal(one.token_ids, ids[step])
+            assert one.sample.input_ids[len(prompt) :].tolist() == [*ids[step], 2]
+            if step == 0:
+                assert one.previous_token_ids is None
+            else:
+                assert np.array_equal(one.previous_token_ids, ids[step - 1])
+
+
+def recorded(sets: Sequence, name: str, dataset: str) -> Episode:
+    chosen = next(one for one in sets if one.name == dataset)
+    return next(e for e in [*chosen.episodes, *chosen.held_out] if e.name == name)
+
+
+def test_slices_are_spread_over_all_steps_and_no_longer_than_what_is_there(
+    data: TrainingData,
+) -> None:
+    origins = [one.sample.origin for one in data.slice("training", 13)]
+    assert len(set(origins)) == 13
+    assert {origin.dataset for origin in origins} == {"first", "second"}
+    assert len(data.slice("training", 1000)) == data.steps == 26
+    assert data.slice("held_out", 5) == []
+
+
+def test_prepared_pictures_are_made_once(
+    tiny_checkpoint: Path, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data = training_data(tiny_checkpoint, data_config(tmp_path, folders[0]))
+    told: list[tuple[int, int]] = []
+    data.prepare(lambda done, of: told.append((done, of)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    data.prepare(lambda done, of: told.append((done, of)))
+    assert len(told) == 3
+
+
+def test_a_tokenizer_without_padding_is_refused(tiny_checkpoint: Path, config: DataConfig) -> None:
+    processor = load_processor(tiny_checkpoint)
+    processor.tokenizer.pad_token = None
+    with pytest.raises(CheckpointError, match="no pad token"):
+        TrainingData(open_training_sets(config, 7), processor, config, 7, ActionTokenizer())
