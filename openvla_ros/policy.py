@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from openvla_ros.action_specs import load_action_spec
+from openvla_ros.action_specs import load_action_spec, read_action_specs
 from openvla_ros.engine.engine import Engine
 from openvla_ros.engine.exactness import ActionDecoder, Exactness
 from openvla_ros.engine.requirements import require_quantization
@@ -25,14 +25,22 @@ from openvla_ros.model.action_stats import (
     read_adapter_stats,
     read_norm_stats,
     resolve_unnorm_key,
+    tuned_unnorm_key,
     unnormalize,
 )
 from openvla_ros.model.action_tokenizer import ActionTokenizer
-from openvla_ros.model.checkpoint import read_config, resolve_checkpoint
+from openvla_ros.model.base_reference import CheckpointFolders, resolve_folders
+from openvla_ros.model.checkpoint import read_config
 from openvla_ros.model.configuration import OpenVLAConfig
 from openvla_ros.model.image_options import ImageOptions
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
-from openvla_ros.model.processing import OpenVLAProcessor, ProcessedInput
+from openvla_ros.model.processing import (
+    PROCESSOR_FILE,
+    ImageProcessor,
+    OpenVLAProcessor,
+    ProcessedInput,
+    load_tokenizer,
+)
 from openvla_ros.model.prompts import prompt_form
 from openvla_ros.model.tensor_files import Progress
 from openvla_ros.policy_loading import NetworkRequest, load_network
@@ -70,11 +78,13 @@ class OpenVLAPolicy:
         norm_stats: Mapping[str, ActionStats],
         info: PolicyInfo,
         decoder: ActionDecoder,
+        action_specs: Mapping[str, ActionSpec] | None = None,
     ) -> None:
         self.model = model
         self.decoder = decoder
         self.processor = processor
         self.norm_stats = dict(norm_stats)
+        self._action_specs = dict(action_specs or {})
         self.action_tokenizer = ActionTokenizer(
             model.config.action_vocab_size, model.config.n_action_bins
         )
@@ -106,12 +116,15 @@ class OpenVLAPolicy:
 
         Args:
             checkpoint: Folder in the Hugging Face layout, or hub id such as "openvla/openvla-7b".
+                The result of a fine-tuning run too: an adapter finds its base by itself.
             device: "auto", "cpu", "cuda" or "cuda:N".
             dtype: "auto", "float32", "bfloat16" or "float16".
             quantization: "none"; the engine's "fp8", "int8", "int4"; or "nf4", "bnb_int8".
-            adapter: PEFT LoRA folder or hub id to apply.
+            adapter: PEFT LoRA folder or hub id to apply, with statistics, image path and the
+                meaning of its actions if they lie beside it.
             adapter_mode: "merge", "attach"; "auto" merges where that rounds nothing away.
-            unnorm_key: Statistics to use; None when there is one, or when every call names it.
+            unnorm_key: Statistics to use; None when there is one, when a fine-tune has added one,
+                or when every call names it.
             revision: Hub commit.
             local_files_only: Never reach for the network.
             attn_implementation: Of the language model: "sdpa" or "eager".
@@ -131,22 +144,19 @@ class OpenVLAPolicy:
         """
         how = Exactness(exactness, drafts=drafts, draft_tolerance=draft_tolerance)
         how.require(quantization, engine)
-        folder = resolve_checkpoint(checkpoint, revision, local_files_only)
-        adapter_dir = resolve_checkpoint(adapter, None, local_files_only) if adapter else None
-        config = read_config(folder)
-        norm_stats = read_norm_stats(folder)
-        if adapter_dir:
-            norm_stats |= read_adapter_stats(adapter_dir)
-        if unnorm_key or len(norm_stats) == 1:
-            unnorm_key = resolve_unnorm_key(norm_stats, unnorm_key)
-        processor, image_path = _load_processor(folder, config, image_options)
+        folders = resolve_folders(checkpoint, adapter, revision, local_files_only)
+        config = read_config(folders.base)
+        norm_stats, unnorm_key = _choose_statistics(folders, unnorm_key)
+        processor, image_path = _load_processor(folders, config, image_options)
         request = NetworkRequest(
             device=device,
             dtype=dtype,
             quantization=quantization,
-            adapter=adapter_dir,
-            adapter_name=str(adapter or ""),
-            adapter_mode="auto" if adapter_mode == "attach" and not adapter_dir else adapter_mode,
+            adapter=folders.adapter,
+            adapter_name=str(adapter or checkpoint if folders.adapter else ""),
+            adapter_mode=(
+                "auto" if adapter_mode == "attach" and not folders.adapter else adapter_mode
+            ),
             attn_implementation=attn_implementation,
             min_free_gpu_memory_gib=min_free_gpu_memory_gib,
             engine=engine,
@@ -154,11 +164,14 @@ class OpenVLAPolicy:
             progress=progress,
         )
         require_quantization(quantization, config, device, engine, request.adapter_mode)
-        network = load_network(folder, config, request)
+        network = load_network(folders.base, config, request)
         choices = network.choices | {"image path": image_path}
+        if folders.reason:
+            choices["base"] = folders.reason
         info = PolicyInfo(str(checkpoint), revision or "", unnorm_key or "", quantization, choices)
         decoder = ActionDecoder(network.model, network.engine, how)
-        policy = cls(network.model, processor, norm_stats, info, decoder)
+        specs = _read_specs(folders)
+        policy = cls(network.model, processor, norm_stats, info, decoder, specs)
         policy.calibrate()
         return policy
 
@@ -188,8 +201,8 @@ class OpenVLAPolicy:
 
     @property
     def action_spec(self) -> ActionSpec:
-        """What the numbers of an action mean, as far as it is published."""
-        return load_action_spec(self.unnorm_key)
+        """What the numbers of an action mean: as the checkpoint says, or as far as published."""
+        return load_action_spec(self.unnorm_key, stored=self._action_specs)
 
     def prepare(self, observation: Observation) -> Observation:
         """Return the observation with its primary image and instruction as tensors.
@@ -325,14 +338,37 @@ class OpenVLAPolicy:
         return self.norm_stats[self._info.unnorm_key or next(iter(self.norm_stats))]
 
 
+def _choose_statistics(
+    folders: CheckpointFolders, unnorm_key: str | None
+) -> tuple[dict[str, ActionStats], str | None]:
+    """Return the statistics of all keys, and the key that is named or goes without saying."""
+    norm_stats = read_norm_stats(folders.base)
+    if folders.adapter:
+        norm_stats |= read_adapter_stats(folders.adapter)
+    unnorm_key = unnorm_key or tuned_unnorm_key(folders.adapter or folders.base)
+    if unnorm_key or len(norm_stats) == 1:
+        unnorm_key = resolve_unnorm_key(norm_stats, unnorm_key)
+    return norm_stats, unnorm_key
+
+
+def _read_specs(folders: CheckpointFolders) -> dict[str, ActionSpec]:
+    """Return what the folders say about their actions; the adapter knows better than its base."""
+    specs = read_action_specs(folders.base)
+    return specs | read_action_specs(folders.adapter) if folders.adapter else specs
+
+
 def _load_processor(
-    folder: Path, config: OpenVLAConfig, image_options: ImageOptions | None
+    folders: CheckpointFolders, config: OpenVLAConfig, image_options: ImageOptions | None
 ) -> tuple[OpenVLAProcessor, str]:
     """Return what turns image and instruction into tensors, and why it does so as it does."""
-    processor = OpenVLAProcessor.from_pretrained(folder, prompt_form(config.llm_backbone_id))
-    processor.image_processor.require_sizes(config.image_sizes)
-    why = "as the checkpoint says"
+    own = folders.adapter is not None and (folders.adapter / PROCESSOR_FILE).exists()
+    source = folders.adapter if folders.adapter is not None and own else folders.base
+    images = ImageProcessor.from_pretrained(source)
+    images.require_sizes(config.image_sizes)
+    tokenizer = load_tokenizer(folders.base)
+    processor = OpenVLAProcessor(images, tokenizer, prompt_form(config.llm_backbone_id))
+    why = "as the adapter says" if own else "as the checkpoint says"
     if image_options is not None and image_options != ImageOptions():
-        processor.image_processor.options |= image_options
-        why = "as the checkpoint says, and as requested"
-    return processor, f"{processor.image_processor.options}: {why}"
+        images.options |= image_options
+        why += ", and as requested"
+    return processor, f"{images.options}: {why}"

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from openvla_ros.action_specs import described_keys, load_action_spec
+from openvla_ros.action_specs import described_keys, load_action_spec, read_action_specs
 from openvla_ros.cli.doctor import MARKS
 from openvla_ros.cli.keys import local_folder
 from openvla_ros.cli.output import needs, print_json, wide_console
@@ -56,7 +56,9 @@ def audit(
 ) -> None:
     """Look for mistakes in recorded episodes; exit code 1 when there is a problem."""
     _prepare(sources, topics, out)
-    norm_stats = read_norm_stats(local_folder(checkpoint)) if checkpoint else {}
+    folder = local_folder(checkpoint) if checkpoint else None
+    norm_stats = read_norm_stats(folder) if folder else {}
+    stored = read_action_specs(folder) if folder else {}
     key = _chosen_key(norm_stats, unnorm_key)
     with needs("Reading recordings"):
         from openvla_ros.evaluation.audit.audit_report import audit_episodes
@@ -68,7 +70,11 @@ def audit(
         ]
         with _progress(len(episodes)) as on_episode:
             report = audit_episodes(
-                episodes, load_action_spec(key), norm_stats, key or None, on_episode=on_episode
+                episodes,
+                load_action_spec(key, stored=stored),
+                norm_stats,
+                key or None,
+                on_episode=on_episode,
             )
     if out is not None:
         _write(out, report, [str(source) for source in sources])

@@ -1,4 +1,4 @@
-"""`openvla-ros predict` and `openvla-ros convert`: what needs the network itself."""
+"""`openvla-ros predict`, `convert` and `merge`: what needs the network's weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from rich.table import Table
 
 from openvla_ros.cli.output import needs, print_json, wide_console
 from openvla_ros.cli.progress import loading_bar
-from openvla_ros.errors import ImageError
+from openvla_ros.errors import ConfigurationError, ImageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from openvla_ros.types import Prediction
 
+_DTYPES = ("bfloat16", "float16", "float32")
+
 
 def predict(
-    checkpoint: Annotated[str, typer.Option(help="Folder, or hub id such as openvla/openvla-7b.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="Folder or hub id such as openvla/openvla-7b, or a result.")
+    ],
     image: Annotated[Path, typer.Option(help="Picture: JPEG, PNG, ...")],
     instruction: Annotated[str, typer.Option(help="The task, in plain language.")],
     unnorm_key: Annotated[str, typer.Option(help="Statistics key; see `openvla-ros keys`.")] = "",
@@ -106,6 +110,38 @@ def convert(
         Console().print(
             f"Written to [bold]{destination}[/]. Look at it: openvla-ros keys {destination}"
         )
+
+
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="Result of fine-tuning, or PEFT LoRA folder.")],
+    out: Annotated[Path, typer.Argument(help="New folder.")],
+    base: Annotated[
+        str, typer.Option(help="Folder or hub id; empty = the one that the result names.")
+    ] = "",
+    dtype: Annotated[
+        str, typer.Option(help="bfloat16, float16 or float32; empty = as the base.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON for machines.")] = False,
+) -> None:
+    """Fold an adapter into its base: a plain checkpoint, written one shard at a time."""
+    with needs("merge"):
+        import torch
+
+        from openvla_ros.model.merge import merge_adapter
+    if dtype not in ("", *_DTYPES):
+        raise ConfigurationError(f"--dtype is {dtype!r}; use one of {', '.join(_DTYPES)}.")
+    with loading_bar() as progress:
+        merge_adapter(
+            adapter,
+            out,
+            base=base or None,
+            dtype=getattr(torch, dtype) if dtype else None,
+            progress=progress,
+        )
+    if as_json:
+        print_json({"checkpoint": out})
+    else:
+        Console().print(f"Written to [bold]{out}[/]. Look at it: openvla-ros keys {out}")
 
 
 def open_picture(path: Path) -> Image:

@@ -15,6 +15,7 @@ from openvla_ros import __version__
 from openvla_ros.cli.keys import local_folder
 from openvla_ros.cli.output import how_to_install, needs
 from openvla_ros.errors import OpenVLAError
+from openvla_ros.model.result_files import is_adapter, read_base_reference
 from openvla_ros.types import Finding
 
 if TYPE_CHECKING:
@@ -109,7 +110,10 @@ def checkpoint_findings(checkpoint: str) -> list[Finding]:
     """Return what a checkpoint needs and holds; never downloads it."""
     try:
         folder = local_folder(checkpoint, local_files_only=True)
-        return [*_weight_findings(checkpoint, folder), *_statistics_findings(folder)]
+        findings = list(_weight_findings(_base_of(folder)))
+        if is_adapter(folder):
+            findings.insert(0, _adapter_finding(folder))
+        return [*findings, *_statistics_findings(folder)]
     except OpenVLAError as error:
         return [Finding("checkpoint", checkpoint, "not usable", str(error), "problem")]
 
@@ -119,12 +123,31 @@ def stored_parameter_count(checkpoint: str) -> int:
     try:
         from openvla_ros.model.checkpoint import stored_parameters
 
-        return stored_parameters(local_folder(checkpoint, local_files_only=True))
+        return stored_parameters(_base_of(local_folder(checkpoint, local_files_only=True)))
     except (OpenVLAError, ImportError):
         return 0
 
 
-def _weight_findings(checkpoint: str, folder: Path) -> Iterator[Finding]:
+def _base_of(folder: Path) -> Path:
+    """Return the folder itself, or the base that it names when it is an adapter."""
+    if not is_adapter(folder):
+        return folder
+    with needs("Looking for the base of an adapter"):
+        from openvla_ros.model.base_reference import resolve_folders
+
+        return resolve_folders(folder, local_files_only=True).base
+
+
+def _adapter_finding(folder: Path) -> Finding:
+    reference = read_base_reference(folder)
+    if reference is None:
+        reason = "give its base as the checkpoint: it does not name it"
+        return Finding("checkpoint", "adapter", str(folder), reason, "problem")
+    reason = f"its base has the fingerprint {reference.fingerprint[:16]}, as when it was trained"
+    return Finding("checkpoint", "adapter", str(folder), reason)
+
+
+def _weight_findings(folder: Path) -> Iterator[Finding]:
     with needs("Looking at weights"):
         import torch
 
@@ -180,11 +203,12 @@ def _refusal(mode: str, config: OpenVLAConfig) -> str:
 
 
 def _statistics_findings(folder: Path) -> Iterator[Finding]:
-    from openvla_ros.action_specs import load_action_spec
+    from openvla_ros.action_specs import load_action_spec, read_action_specs
     from openvla_ros.model.action_stats import read_norm_stats
 
+    stored = read_action_specs(folder)
     for key, stats in read_norm_stats(folder).items():
-        unknown = load_action_spec(key).unknown_for_motion()
+        unknown = load_action_spec(key, stored=stored).unknown_for_motion()
         reason = f"unknown for motion: {', '.join(unknown)}" if unknown else "enough known to move"
         level = "warn" if unknown else "ok"
         yield Finding("statistics", key, f"from {stats.source}", reason, level)

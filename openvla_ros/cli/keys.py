@@ -10,7 +10,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from openvla_ros.action_specs import load_action_spec
+from openvla_ros.action_specs import load_action_spec, read_action_specs
 from openvla_ros.cli.output import needs, print_json, wide_console
 from openvla_ros.model.action_stats import ActionStats, read_norm_stats
 from openvla_ros.types import ActionSpec
@@ -26,9 +26,16 @@ def keys(
     revision: Annotated[str, typer.Option(help="Hub commit.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="JSON for machines.")] = False,
 ) -> None:
-    """List the action statistics of a checkpoint: step size, gripper, rate and frame."""
+    """List the action statistics of a checkpoint: step size, gripper, rate and frame.
+
+    An adapter has those it was trained with.
+    """
     folder = local_folder(checkpoint, revision)
-    rows = [(stats, load_action_spec(key)) for key, stats in read_norm_stats(folder).items()]
+    stored = read_action_specs(folder)
+    rows = [
+        (stats, load_action_spec(key, stored=stored))
+        for key, stats in read_norm_stats(folder).items()
+    ]
     if as_json:
         print_json({"checkpoint": checkpoint, "keys": [describe(*row) for row in rows]})
         return

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from openvla_ros.errors import ActionStatsError, CheckpointError
-from openvla_ros.model.result_files import CONFIG_FILE, is_adapter
+from openvla_ros.model.result_files import CONFIG_FILE, FINETUNE_FILE, is_adapter
 
 STATISTICS_FILE = "dataset_statistics.json"
 
@@ -155,16 +155,17 @@ def read_adapter_stats(adapter_dir: Path) -> dict[str, ActionStats]:
 
 
 def tuned_unnorm_key(checkpoint_dir: Path) -> str:
-    """Return the key that a fine-tune of one dataset is for, or "".
+    """Return the key that the result of a run on one dataset is for, or "".
 
-    That is the sole key of dataset_statistics.json: those that config.json has beside it are the
-    base model's, and the answers of a fine-tune are not meant in their units.
+    The keys that it has beside it are its base's, and its answers are not meant in their units. Of
+    a folder that is not the result of a run (no finetune.json), nobody knows.
 
     Raises:
-        CheckpointError: dataset_statistics.json is not JSON.
+        CheckpointError: dataset_statistics.json is absent or not JSON.
     """
-    path = checkpoint_dir / STATISTICS_FILE
-    keys = list(_read_json(path)) if path.exists() else []
+    if not (checkpoint_dir / FINETUNE_FILE).exists():
+        return ""
+    keys = list(_read_json(checkpoint_dir / STATISTICS_FILE))
     return keys[0] if len(keys) == 1 else ""
 
 

@@ -75,8 +75,12 @@ def adapter_key(name: str) -> str:
     """
     module, found, rest = name.rpartition(".lora_")
     assert found, f"{name} is no part of an adapter"
-    matrix = rest.split(".")[0]
-    return f"{_PREFIX}{module.removeprefix(_PREFIX)}.lora_{matrix}.weight"
+    return tensor_key(module.removeprefix(_PREFIX), rest.split(".")[0])
+
+
+def tensor_key(module: str, matrix: str) -> str:
+    """Return the key in an adapter's file of matrix "A" or "B" of a module of the base."""
+    return f"{_PREFIX}{module}.lora_{matrix}.weight"
 
 
 def read_adapter_tensors(adapter_dir: Path) -> dict[str, torch.Tensor]:

@@ -46,7 +46,7 @@ def copy_settings(
     Raises:
         CheckpointError: A file of the base is absent or damaged.
     """
-    config = _read_json(base / CONFIG_FILE)
+    config = read_json(base / CONFIG_FILE)
     config["norm_stats"] = {**(config.get("norm_stats") or {}), **norm_stats}
     for name in ("torch_dtype", "dtype"):  # transformers 4 and 5
         if name in config:
@@ -67,7 +67,7 @@ def write_image_path(source: Path, folder: Path, options: ImageOptions | None = 
     Raises:
         CheckpointError: The other folder's is absent or damaged.
     """
-    settings = _read_json(source / PROCESSOR_FILE)
+    settings = read_json(source / PROCESSOR_FILE)
     if options is not None:
         settings[OPTIONS_KEY] = options.to_dict()
     write_json(folder / PROCESSOR_FILE, settings)
@@ -81,7 +81,12 @@ def usual_dtype(tensors: Mapping[str, StoredTensor]) -> torch.dtype:
     return max(used, key=lambda dtype: used[dtype])
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return one JSON file of a checkpoint folder.
+
+    Raises:
+        CheckpointError: It is absent, damaged, or no object.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

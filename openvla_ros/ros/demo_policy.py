@@ -12,10 +12,11 @@ from rich.console import Console
 
 from openvla_ros.config.files import read_parameter_file
 from openvla_ros.config.folders import cache_folder
-from openvla_ros.model.action_stats import read_norm_stats
+from openvla_ros.model.action_stats import read_norm_stats, tuned_unnorm_key
 from openvla_ros.ros.frame_sources import STILL_S
 
 if TYPE_CHECKING:
+    from openvla_ros.model.base_reference import CheckpointFolders
     from openvla_ros.ros.demo import DemoOptions
 
 NODE_NAME = "openvla_node"
@@ -79,14 +80,16 @@ def choose_policy(options: DemoOptions, console: Console) -> DemoPolicy:
         parameters["unnorm_key"] = options.unnorm_key or SAMPLE_KEY
         title, caution = "OpenVLA demo: mock policy", MOCK_CAUTION
     elif options.checkpoint:
-        from openvla_ros.model.checkpoint import resolve_checkpoint, stored_parameters
+        from openvla_ros.model.base_reference import resolve_folders
+        from openvla_ros.model.checkpoint import stored_parameters
 
-        checkpoint = resolve_checkpoint(options.checkpoint)
-        is_large = stored_parameters(checkpoint) > LARGE_PARAMETERS
+        folders = resolve_folders(options.checkpoint, options.adapter or None)
+        is_large = stored_parameters(folders.base) > LARGE_PARAMETERS
         is_slow = is_large and _runs_on_cpu(options.device)
         timing = dict(VERY_SLOW) if is_slow else timing
-        parameters |= _checkpoint_parameters(options, str(checkpoint))
-        if not options.unnorm_key and not options.bag and _may_use_bridge_key(checkpoint):
+        named = folders.base if options.adapter else folders.adapter or folders.base
+        parameters |= _checkpoint_parameters(options, str(named))
+        if not options.unnorm_key and not options.bag and _may_use_bridge_key(folders):
             parameters["unnorm_key"] = SAMPLE_KEY
             notes.append(
                 f"statistics key {SAMPLE_KEY}, because the sample frames are BridgeData's; "
@@ -145,8 +148,10 @@ def _checkpoint_parameters(options: DemoOptions, checkpoint: str) -> dict[str, A
     }
 
 
-def _may_use_bridge_key(checkpoint: Path) -> bool:
-    keys = read_norm_stats(checkpoint)
+def _may_use_bridge_key(folders: CheckpointFolders) -> bool:
+    if tuned_unnorm_key(folders.adapter or folders.base):
+        return False
+    keys = read_norm_stats(folders.base)
     return len(keys) > 1 and SAMPLE_KEY in keys
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def _write_facts(
         "base": base.to_dict(),
         "config": plain(facts.config),
         "metrics": plain(facts.metrics),
-        "versions": versions(),
+        "versions": versions() | {"peft": version("peft")},
     }
     write_json(folder / FINETUNE_FILE, content)
 
