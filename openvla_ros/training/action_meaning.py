@@ -1,0 +1,71 @@
+"""What the numbers of a trained action mean, as far as a run can know it.
+
+What the data does not say stays None, and the robot asks for it before it moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from openvla_ros.action_specs import load_action_spec
+from openvla_ros.data.episode import Episode
+from openvla_ros.data.sources import BAG, source_kind
+from openvla_ros.data.topics import ActionSource, TopicConfig, read_topic_file
+from openvla_ros.training.config import SourceConfig
+from openvla_ros.types import ActionSpec
+
+RUN_SOURCE = "set by the training run"
+_SEVEN = 7
+_DISPLACEMENT: dict[str, Any] = {
+    "kind": "eef_delta",
+    "translation_frame": "base",
+    "rotation_frame": "base",
+    "rotation_form": "euler_xyz",
+    "translation_unit_m": 1.0,
+    "rotation_unit_rad": 1.0,
+}
+_GRIPPER = {"gripper_open": 1.0, "gripper_closed": 0.0}
+
+
+def describe_actions(source: SourceConfig, episodes: Sequence[Episode]) -> ActionSpec:
+    """Return what is published under the name of a source, and above it what its run has made.
+
+    Args:
+        source: How its actions came to be.
+        episodes: Its episodes, as they are trained on: their rate is that of the actions.
+    """
+    known = load_action_spec(source.name)
+    made = _made_values(source, episodes)
+    values = {name: getattr(known, name) for name in known.sources} | made
+    sources = dict(known.sources) | dict.fromkeys(made, RUN_SOURCE)
+    return ActionSpec(unnorm_key=source.name, sources=sources, **values)
+
+
+def _made_values(source: SourceConfig, episodes: Sequence[Episode]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    topics = _topics(source)
+    if topics is not None and episodes[0].actions.shape[1] == _SEVEN and topics.action.rotation:
+        # Integrated twists and differences of poses, in metres and radians of the base axes.
+        made |= _DISPLACEMENT | {"rotation_form": _rotation_form(topics.action)} | _GRIPPER
+    if source.actions == "from_states":
+        made |= _DISPLACEMENT
+    if source.binarize_gripper:
+        made |= _GRIPPER
+    rates = {episode.rate_hz for episode in episodes}
+    if len(rates) == 1:
+        made["action_hz"] = rates.pop()
+    return made
+
+
+def _topics(source: SourceConfig) -> TopicConfig | None:
+    if source_kind(Path(source.path).expanduser()) != BAG:
+        return None
+    return read_topic_file(Path(source.topics).expanduser()) if source.topics else TopicConfig()
+
+
+def _rotation_form(action: ActionSource) -> str:
+    if action.rotation == "rotvec_rate":
+        return action.rotation_form
+    return "rotvec" if action.rotation == "rotvec" else "euler_xyz"
