@@ -106,12 +106,12 @@ def _adapted_linear(layer: Any, x: torch.Tensor) -> torch.Tensor:
     """Return W x + b + scale B A x: (..., inputs) to (..., outputs)."""
     if layer.disable_adapters or layer.merged:
         return type(layer).forward(layer, x)
-    x = _to_compute_dtype(x)
-    base = layer.base_layer(x)
+    rows = _to_compute_dtype(x).flatten(0, -2)
+    base = layer.base_layer(rows)  # ours alone: nothing keeps it for the backward pass
     a, b = (m[_ADAPTER].weight.to(base.dtype) for m in (layer.lora_A, layer.lora_B))
-    low = F.linear(layer.lora_dropout[_ADAPTER](x), a) * layer.scaling[_ADAPTER]  # (..., rank)
-    summed = torch.addmm(base.flatten(0, -2), low.flatten(0, -2), b.t())
-    return summed.view(base.shape)
+    low = F.linear(layer.lora_dropout[_ADAPTER](rows), a)  # (rows, rank)
+    summed = base.addmm_(low, b.t(), alpha=layer.scaling[_ADAPTER])
+    return summed.view(*x.shape[:-1], -1)
 
 
 def _adapted_convolution(layer: Any, x: torch.Tensor) -> torch.Tensor:
