@@ -175,11 +175,10 @@ def crop_and_resize(
     height, width, _ = pixels.shape
     top, bottom, vertical = _bilinear_taps(height, size, corner[0], corner[0] + side)
     left, right, horizontal = _bilinear_taps(width, size, corner[1], corner[1] + side)
-    horizontal = horizontal[None, :, None]
-    upper, lower = pixels[top], pixels[bottom]
-    upper = upper[:, left] + (upper[:, right] - upper[:, left]) * horizontal
-    lower = lower[:, left] + (lower[:, right] - lower[:, left]) * horizontal
-    return upper + (lower - upper) * vertical[:, None, None]
+    before, after = np.take(pixels, left, axis=1), np.take(pixels, right, axis=1)
+    rows = before + (after - before) * horizontal[None, :, None]  # (H, size, 3)
+    upper = rows[top]
+    return upper + (rows[bottom] - upper) * vertical[:, None, None]
 
 
 def to_unit_range(image: np.ndarray) -> np.ndarray:
