@@ -154,9 +154,7 @@ class OpenVLAPolicy:
             quantization=quantization,
             adapter=folders.adapter,
             adapter_name=str(adapter or checkpoint if folders.adapter else ""),
-            adapter_mode=(
-                "auto" if adapter_mode == "attach" and not folders.adapter else adapter_mode
-            ),
+            adapter_mode=folders.usable_mode(adapter_mode),
             attn_implementation=attn_implementation,
             min_free_gpu_memory_gib=min_free_gpu_memory_gib,
             engine=engine,
@@ -165,13 +163,10 @@ class OpenVLAPolicy:
         )
         require_quantization(quantization, config, device, engine, request.adapter_mode)
         network = load_network(folders.base, config, request)
-        choices = network.choices | {"image path": image_path}
-        if folders.reason:
-            choices["base"] = folders.reason
+        choices = network.choices | folders.choices | {"image path": image_path}
         info = PolicyInfo(str(checkpoint), revision or "", unnorm_key or "", quantization, choices)
         decoder = ActionDecoder(network.model, network.engine, how)
-        specs = _read_specs(folders)
-        policy = cls(network.model, processor, norm_stats, info, decoder, specs)
+        policy = cls(network.model, processor, norm_stats, info, decoder, _read_specs(folders))
         policy.calibrate()
         return policy
 

@@ -13,7 +13,7 @@ from openvla_ros.model.base_reference import refer_to_base
 from openvla_ros.model.checkpoint import load_model, read_config
 from openvla_ros.model.image_options import ImageOptions
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
-from openvla_ros.policy import OpenVLAPolicy
+from openvla_ros.model.processing import OpenVLAProcessor
 from openvla_ros.training.result import AdapterWeights, ResultFacts, write_result
 
 KEY = "my_arm"
@@ -39,9 +39,9 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
 INSTRUCTION = "lift the cup"
 
 
-def network(folder: Path) -> OpenVLAForActionPrediction:
-    """Return the network of a folder in float32."""
-    return load_model(folder, read_config(folder), device=torch.device("cpu"), dtype=torch.float32)
+def network(folder: Path, dtype: torch.dtype = torch.float32) -> OpenVLAForActionPrediction:
+    """Return the network of a folder."""
+    return load_model(folder, read_config(folder), device=torch.device("cpu"), dtype=dtype)
 
 
 def trained_adapter(
@@ -72,8 +72,8 @@ def write_adapter(out: Path, base: Path, **how: float) -> OpenVLAForActionPredic
     return model
 
 
-def logits_of(model: OpenVLAForActionPrediction, policy: OpenVLAPolicy) -> torch.Tensor:
-    """Return (1, V) logits of the first id, of a network with the inputs of a policy."""
-    inputs = policy.processor(IMAGE, INSTRUCTION)
+def logits_of(model: OpenVLAForActionPrediction, processor: OpenVLAProcessor) -> torch.Tensor:
+    """Return (1, V) logits of the first id."""
+    inputs = processor(IMAGE, INSTRUCTION)
     with torch.inference_mode():
-        return model.prefill(inputs.input_ids, inputs.pixel_values)[0]
+        return model.prefill(inputs.input_ids, inputs.pixel_values.to(model.dtype))[0]

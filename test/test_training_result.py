@@ -45,8 +45,8 @@ def base(reference_checkpoints: Path) -> Path:
 def test_an_adapter_result_is_loaded_by_its_own_name(base: Path, tmp_path: Path) -> None:
     trained = write_adapter(tmp_path / "result", base)
     policy = OpenVLAPolicy.from_pretrained(tmp_path / "result", engine="off")
-    expected = logits_of(trained, policy)
-    difference = (logits_of(policy.model, policy) - expected).abs().max().item()
+    expected = logits_of(trained, policy.processor)
+    difference = (logits_of(policy.model, policy.processor) - expected).abs().max().item()
     # Merged, so other sums: their order changes the last bits of logits as large as 33.
     largest = expected.abs().max().item()
     assert difference < 2e-6 * largest, f"logits differ by up to {difference:.2g} of {largest:.2g}"
@@ -74,7 +74,12 @@ def test_peft_loads_an_adapter_result(base: Path, tmp_path: Path) -> None:
     trained = write_adapter(tmp_path / "result", base)
     policy = OpenVLAPolicy.from_pretrained(base, engine="off")
     loaded = PeftModel.from_pretrained(network(base), str(tmp_path / "result")).base_model.model
-    difference = (logits_of(loaded, policy) - logits_of(trained, policy)).abs().max().item()
+    difference = (
+        (logits_of(loaded, policy.processor) - logits_of(trained, policy.processor))
+        .abs()
+        .max()
+        .item()
+    )
     assert difference < 1e-5, f"logits differ by up to {difference:.2g}"
 
 

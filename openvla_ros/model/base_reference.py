@@ -34,6 +34,15 @@ class CheckpointFolders:
     adapter: Path | None = None
     reason: str = ""
 
+    @property
+    def choices(self) -> dict[str, str]:
+        """What was chosen without being asked for, as "value: reason"."""
+        return {"base": self.reason} if self.reason else {}
+
+    def usable_mode(self, adapter_mode: str) -> str:
+        """Return how the adapter is applied; without one there is nothing to attach."""
+        return "auto" if adapter_mode == "attach" and self.adapter is None else adapter_mode
+
 
 def weights_fingerprint(checkpoint_dir: Path) -> str:
     """Return a hash of the weights of a folder, the same however they are split into files.

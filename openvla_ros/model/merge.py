@@ -81,11 +81,12 @@ class Lora:
             *tail,
         )
 
-    def merged(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return the changed weight in float32, rounded once."""
-        product = self.up.flatten(1).float() @ self.down.flatten(1).float()
+    def merged(self, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return the changed weight, summed in float32 or finer and rounded once."""
+        fine = torch.promote_types(torch.float32, dtype)
+        product = self.up.flatten(1).to(fine) @ self.down.flatten(1).to(fine)
         change = product.view(weight.shape).mul_(self.scale)
-        return change.add_(weight.float())
+        return change.add_(weight.to(fine)).to(dtype)
 
 
 def merge_adapter(
@@ -137,7 +138,7 @@ def merge_adapter(
 
         def tensor_of(key: str) -> torch.Tensor:
             weight = reader.tensor(key)
-            return changes[key].merged(weight) if key in changes else weight
+            return changes[key].merged(weight, dtype) if key in changes else weight
 
         write_shards(folder, {k: s.shape for k, s in tensors.items()}, tensor_of, dtype)
         _write_rest(folder, folders.base, adapter_dir, dtype)
