@@ -1,0 +1,131 @@
+"""Sources become training sets: edited, split, with statistics over everything."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training_recordings import data_config, write_recordings
+
+from openvla_ros.data.sources import open_episodes
+from openvla_ros.data.statistics import action_statistics
+from openvla_ros.errors import ConfigurationError
+from openvla_ros.training.config import DataConfig, SourceConfig
+from openvla_ros.training.datasets import open_training_sets, split_episodes, training_sources
+
+
+def with_source(config: DataConfig, **settings: object) -> DataConfig:
+    """The configuration with other settings of its first source."""
+    first, *others = config.sources
+    return replace(config, sources=(replace(first, **settings), *others))  # type: ignore[arg-type]
+
+
+def test_statistics_are_over_held_out_episodes_too(tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path / "demos", (6, 4, 5, 7))
+    (one,) = open_training_sets(data_config(tmp_path / "cache", folder, held_out=0.25), 7)
+    assert (len(one.episodes), len(one.held_out)) == (3, 1)
+    actions = np.concatenate([episode.actions for episode in open_episodes(folder)])
+    mask = np.array([True] * 6 + [False])
+    assert one.entry == action_statistics(actions, 4, mask)
+    assert np.array_equal(one.stats.q01, one.entry["action"]["q01"])
+    assert one.steps == 22 - len(one.held_out[0])
+
+
+def test_the_seed_decides_what_is_held_out() -> None:
+    folder = [object() for _ in range(20)]
+    chosen = [split_episodes(folder, 0.2, seed) for seed in (1, 1, 2)]  # type: ignore[arg-type]
+    assert chosen[0] == chosen[1] != chosen[2]
+    training, held_out = chosen[0]
+    assert len(held_out) == 4 and len(training) == 16
+    assert not set(map(id, training)) & set(map(id, held_out))
+
+
+@pytest.mark.parametrize(
+    ("episodes", "share", "held_out"), [(1, 0.5, 0), (2, 0.01, 1), (2, 0.9, 1), (9, 0.0, 0)]
+)
+def test_something_is_held_out_and_something_trained_on_where_there_are_two(
+    episodes: int, share: float, held_out: int
+) -> None:
+    training, kept = split_episodes([object()] * episodes, share, 0)  # type: ignore[list-item]
+    assert (len(training), len(kept)) == (episodes - held_out, held_out)
+
+
+def test_edits_are_made_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_recordings(tmp_path / "demos", (6, 4, 1))
+    config = data_config(tmp_path / "cache", folder)
+    config = with_source(config, drop_first_steps=1, drop_idle=True, idle_motion=0.03)
+    with caplog.at_level(logging.INFO):
+        (one,) = open_training_sets(config, 7)
+    moved = [np.linalg.norm(e.actions[1:, :6], axis=1) for e in open_episodes(folder)][:2]
+    kept = [len(e) for e in one.episodes]
+    assert all(k >= (m >= 0.03).sum() for k, m in zip(kept, moved, strict=True))
+    assert one.dropped["first"] == 3 and one.dropped["episodes"] == 1
+    assert one.dropped.get("idle", 0) == 8 - sum(kept)
+    assert "steps left out: 3 first" in caplog.text
+
+
+def test_actions_from_states_at_a_lower_rate_are_the_way_between_the_kept_poses(
+    tmp_path: Path,
+) -> None:
+    folder = write_recordings(tmp_path / "demos", (7,))
+    config = with_source(
+        data_config(tmp_path / "cache", folder), actions="from_states", resample_hz=2.5
+    )
+    (one,) = open_training_sets(config, 7)
+    (recorded,) = open_episodes(folder)
+    poses = recorded.states[::2, :6]
+    assert len(one.episodes[0]) == 3
+    apart = np.abs(one.episodes[0].actions[:, :6] - np.diff(poses, axis=0)).max()
+    assert apart < 1e-12, apart
+
+
+def test_a_source_without_a_step_is_refused(tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path / "demos", (3, 2))
+    config = with_source(data_config(tmp_path / "cache", folder), drop_first_steps=3)
+    with pytest.raises(ConfigurationError, match=r"of 2 episodes .* no step is left .*5 first"):
+        open_training_sets(config, 7)
+
+
+def test_actions_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    folders = [write_recordings(tmp_path / name, (3,)) for name in ("seven", "six")]
+    path = folders[1] / "episode_000.npz"
+    arrays = dict(np.load(path))
+    np.savez(path, **arrays | {"action": arrays["action"][:, 1:]})
+    with pytest.raises(ConfigurationError, match="seven: 7, six: 6"):
+        open_training_sets(data_config(tmp_path / "cache", *folders), 7)
+
+
+def test_identity_changes_with_content_and_settings_and_not_with_the_place(tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path / "a" / "demos")
+    config = data_config(tmp_path / "cache", folder)
+
+    def identity(used: DataConfig) -> str:
+        return open_training_sets(used, 7)[0].identity
+
+    before = identity(config)
+    (tmp_path / "b").mkdir()
+    moved = data_config(tmp_path / "cache", folder.rename(tmp_path / "b" / "demos"))
+    assert identity(moved) == before
+    assert identity(with_source(moved, drop_first_steps=1)) != before
+    more = write_recordings(tmp_path / "more", (5,), seed=9)
+    (more / "episode_000.npz").rename(tmp_path / "b" / "demos" / "episode_003.npz")
+    assert identity(moved) != before
+
+
+def test_a_mixture_names_its_datasets_weights_and_transforms(tmp_path: Path) -> None:
+    config = DataConfig(mixture="bridge_rt_1", mixture_folder=str(tmp_path))
+    with pytest.raises(ConfigurationError, match="bridge_orig"):
+        training_sources(config)
+    for name in ("bridge_orig", "fractal20220817_data"):
+        (tmp_path / name / "1.0.0").mkdir(parents=True)
+        (tmp_path / name / "1.0.0" / "features.json").write_text("{}")
+        (tmp_path / name / "1.0.0" / f"{name}-train.tfrecord-00000-of-00001").write_bytes(b"")
+    sources = training_sources(config)
+    assert [(s.name, s.weight, s.transform) for s in sources] == [
+        ("bridge_orig", 1.0, "bridge_orig"),
+        ("fractal20220817_data", 1.0, "fractal20220817_data"),
+    ]
+    assert all(isinstance(source, SourceConfig) for source in sources)
