@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from training_recordings import write_recordings
 from openvla_ros.training.config import FinetuneConfig
 from openvla_ros.training.config_file import config_from, read_finetune_config
 from openvla_ros.training.finetune import finetune
+from openvla_ros.training.loop import SilentWatcher
 from openvla_ros.training.run_state import StoredState, newest_state
 
 LENGTHS = (6, 4, 5)
@@ -79,6 +82,38 @@ def require_same_runs(one: Path, other: Path) -> int:
     assert not off, f"{len(off)} of {len(a)} tensors differ, by up to {max(off.values())}"
     assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
     return len(a)
+
+
+def demanding_config(inputs: Path, out: Path, **settings: Any) -> FinetuneConfig:
+    """As `run_config`, with everything that could be lost: dropout, average, augmentation."""
+    settings = {"strategy__lora_dropout": 0.2, "optimization__ema_decay": 0.5} | settings
+    return run_config(inputs, out, **settings)
+
+
+class Killed(BaseException):
+    """What a test ends a run with: nothing in the product handles it."""
+
+
+class Witness(SilentWatcher):
+    """Notes what it is told; ends the run in some step, by an error or a signal."""
+
+    def __init__(self, stop_at: int = 0, signal_number: int = 0) -> None:
+        self.told: list[str] = []
+        self.steps: list[int] = []
+        self._stop_at = stop_at
+        self._signal = signal_number
+
+    def tell(self, text: str) -> None:
+        """Note it."""
+        self.told.append(text)
+
+    def step(self, done: int, total: int, figures: Mapping[str, float]) -> None:
+        """Note it, and end the run if it is time."""
+        self.steps.append(done)
+        if done == self._stop_at and self._signal:
+            os.kill(os.getpid(), self._signal)
+        elif done == self._stop_at:
+            raise Killed
 
 
 if __name__ == "__main__":
