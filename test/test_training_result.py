@@ -6,7 +6,10 @@ Two small float32 networks with the layout of the released ones serve as bases.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -276,3 +279,32 @@ def test_a_damaged_file_of_a_result_is_named(
     with pytest.raises(CheckpointError, match=words) as caught:
         OpenVLAPolicy.from_pretrained(tmp_path / "result")
     assert name in str(caught.value)
+
+
+_WRITE_ON_A_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from adapter_results import write_adapter
+from openvla_ros.errors import StorageError
+base, out = map(Path, sys.argv[1:])
+write_adapter(out, base)
+before = (out / "finetune.json").stat().st_ino
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # fails as a full disk does
+try:
+    write_adapter(out, base)
+except StorageError as error:
+    assert str(out) in str(error), error
+    assert (out / "finetune.json").stat().st_ino == before
+    print([path.name for path in out.parent.iterdir()])
+"""
+
+
+def test_a_full_disk_leaves_the_older_result_and_nothing_else(base: Path, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", _WRITE_ON_A_FULL_DISK, str(base), str(tmp_path / "result")],
+        env=os.environ | {"PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[1]}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout.strip() == "['result']", run.stderr

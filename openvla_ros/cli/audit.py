@@ -20,7 +20,12 @@ from openvla_ros.cli.doctor import MARKS
 from openvla_ros.cli.keys import local_folder
 from openvla_ros.cli.output import needs, print_json, wide_console
 from openvla_ros.errors import ConfigurationError
-from openvla_ros.model.action_stats import ActionStats, read_norm_stats, resolve_unnorm_key
+from openvla_ros.model.action_stats import (
+    ActionStats,
+    read_norm_stats,
+    resolve_unnorm_key,
+    tuned_unnorm_key,
+)
 
 if TYPE_CHECKING:
     from openvla_ros.data.episode import Episode
@@ -59,7 +64,8 @@ def audit(
     folder = local_folder(checkpoint) if checkpoint else None
     norm_stats = read_norm_stats(folder) if folder else {}
     stored = read_action_specs(folder) if folder else {}
-    key = _chosen_key(norm_stats, unnorm_key)
+    tuned = tuned_unnorm_key(folder) if folder else ""
+    key = _chosen_key(norm_stats, unnorm_key or tuned)
     with needs("Reading recordings"):
         from openvla_ros.evaluation.audit.audit_report import audit_episodes
 

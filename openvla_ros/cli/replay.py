@@ -79,8 +79,8 @@ def replay(
             command=shlex.join(["openvla-ros", *sys.argv[1:]]),
         )
     if ground_truth:
-        key = replay_modes.key_of(unnorm_key, checkpoint)
-        if not replay_modes.run_ground_truth(sources, options, key, out, as_json=as_json):
+        spec = replay_modes.spec_of(unnorm_key, checkpoint)
+        if not replay_modes.run_ground_truth(sources, options, spec, out, as_json=as_json):
             raise typer.Exit(INCOMPLETE)
         return
     folder = _required(checkpoint, out)

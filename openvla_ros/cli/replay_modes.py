@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from openvla_ros.action_specs import load_action_spec, read_action_specs
+from openvla_ros.cli.keys import local_folder
 from openvla_ros.cli.output import needs, print_json
 from openvla_ros.errors import ConfigurationError
+from openvla_ros.model.action_stats import read_norm_stats, resolve_unnorm_key, tuned_unnorm_key
+from openvla_ros.types import ActionSpec
 
 if TYPE_CHECKING:
     from openvla_ros.data.topics import TopicConfig
@@ -19,31 +23,30 @@ if TYPE_CHECKING:
     from openvla_ros.evaluation.replay.variants import Variant
 
 
-def key_of(unnorm_key: str, checkpoint: str) -> str:
-    """Return the statistics key that was given, or the only one of the checkpoint.
+def spec_of(unnorm_key: str, checkpoint: str) -> ActionSpec:
+    """Return what the actions of a key mean; the key of a checkpoint that has one may be left out.
 
     Raises:
         ConfigurationError: Neither is given.
         CheckpointError, ActionStatsError: The checkpoint does not say it.
     """
-    if unnorm_key:
-        return unnorm_key
-    if not checkpoint:
+    if not (unnorm_key or checkpoint):
         raise ConfigurationError(
             "--ground-truth needs --unnorm-key or --checkpoint: what the numbers of the recorded "
             "actions mean. `openvla-ros keys` lists the keys."
         )
-    with needs("Reading the statistics of a checkpoint"):
-        from openvla_ros.model.action_stats import read_norm_stats, resolve_unnorm_key
-        from openvla_ros.model.checkpoint import resolve_checkpoint
-
-        return resolve_unnorm_key(read_norm_stats(resolve_checkpoint(checkpoint)), None)
+    if not checkpoint:
+        return load_action_spec(unnorm_key)
+    folder = local_folder(checkpoint)
+    key = unnorm_key or tuned_unnorm_key(folder)
+    key = key or resolve_unnorm_key(read_norm_stats(folder), None)
+    return load_action_spec(key, stored=read_action_specs(folder))
 
 
 def run_ground_truth(
     sources: Sequence[Path],
     options: ReplayOptions,
-    unnorm_key: str,
+    spec: ActionSpec,
     out: Path | None,
     *,
     as_json: bool,
@@ -54,7 +57,7 @@ def run_ground_truth(
     Args:
         sources: Recordings.
         options: How they are read, and the parameters of the node.
-        unnorm_key: What their actions mean.
+        spec: What their actions mean.
         out: Folder that gets ground_truth.json, or None.
         as_json: Print JSON.
 
@@ -62,7 +65,6 @@ def run_ground_truth(
         OpenVLAError: A source cannot be read, or motion needs what nobody has said.
     """
     with needs("replay --ground-truth"):
-        from openvla_ros.action_specs import load_action_spec
         from openvla_ros.cli.replay_tables import show_findings
         from openvla_ros.control.motion import complete_spec
         from openvla_ros.evaluation.motion.ground_truth import replay_ground_truth
@@ -74,9 +76,7 @@ def run_ground_truth(
             require_apart(sources, out)
         node = options.node
         jobs, problems = open_sources(list(sources), options)
-        spec = complete_spec(
-            load_action_spec(unnorm_key), node.action.overrides(), node.profile.expected()
-        )
+        spec = complete_spec(spec, node.action.overrides(), node.profile.expected())
         episodes = (job.episode for job in jobs)
         report = replay_ground_truth(episodes, spec, node.motion, node.gripper)
     content = plain(report.to_dict() | {"problems": [str(problem) for problem in problems]})

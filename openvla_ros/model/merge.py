@@ -114,6 +114,7 @@ def merge_adapter(
     Raises:
         CheckpointError: Not a plain LoRA adapter, not of this base, or something is damaged.
         ConfigurationError: `out` is taken.
+        StorageError: The disk is full; nothing is left behind.
     """
     if not is_adapter(adapter_dir):
         raise CheckpointError(

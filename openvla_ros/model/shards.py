@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from openvla_ros.errors import ConfigurationError
+from openvla_ros.errors import ConfigurationError, StorageError
 
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
@@ -31,17 +32,22 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     Raises:
         ConfigurationError: `out` exists and is not an empty folder.
+        StorageError: The disk is full or cannot be written; nothing is left behind.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigurationError(f"{out} is not an empty folder; give a new one.")
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         yield partial
         if out.exists():
             out.rmdir()
         partial.rename(out)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"{out} cannot be written: {error}. Make room, or choose another folder."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -106,7 +106,7 @@ def write_result(
     Raises:
         ConfigurationError: `out` holds something else than a result.
         CheckpointError: The base is damaged.
-        OSError: The disk is full, or something else about it.
+        StorageError: The disk is full or cannot be written; an older result stays.
     """
     assert facts.norm_stats, "a result without statistics has no units"
     if isinstance(weights, AdapterWeights):
