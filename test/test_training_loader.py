@@ -41,6 +41,11 @@ def data(tiny_checkpoint: Path, config: DataConfig) -> TrainingData:
     return training_data(tiny_checkpoint, config)
 
 
+@pytest.fixture(scope="module")
+def policy(tiny_checkpoint: Path) -> OpenVLAPolicy:
+    return OpenVLAPolicy.from_pretrained(tiny_checkpoint, device="cpu")
+
+
 def flat(steps: Sequence[Sequence[TrainingBatch]]) -> list[TrainingBatch]:
     return [batch for step in steps for batch in step]
 
@@ -55,7 +60,7 @@ def require_same(ours: Sequence[TrainingBatch], others: Sequence[TrainingBatch])
             assert torch.equal(a, b), (number, name, int((a != b).sum()))
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_batches_do_not_depend_on_the_number_of_workers(
     tiny_checkpoint: Path, config: DataConfig, data: TrainingData, workers: int
 ) -> None:
@@ -87,6 +92,19 @@ def test_every_step_is_shown_once_per_epoch(data: TrainingData, tiny_checkpoint:
             for origin in batch.origins
         ]
         assert len(set(shown)) == 15, sorted(shown)
+
+
+def test_sources_are_picked_by_weight_times_steps(
+    tiny_checkpoint: Path, config: DataConfig
+) -> None:
+    """15 steps of weight 1 and 11 of weight 3: 33 of 48 samples are from the second."""
+    first, second = config.sources
+    data = training_data(
+        tiny_checkpoint, replace(config, sources=(first, replace(second, weight=3)))
+    )
+    datasets, _ = data._order.take(0, 50_000)
+    share = float((datasets == 1).mean())
+    assert abs(share - 33 / 48) < 0.01, share
 
 
 def test_augmentation_is_another_each_epoch_and_off_when_it_is_off(
@@ -123,7 +141,12 @@ def test_the_steps_can_be_sent_to_a_process_that_was_not_forked(data: TrainingDa
 @pytest.mark.parametrize("lanczos3", [True, False])
 @pytest.mark.parametrize("rotated", [True, False])
 def test_evaluation_samples_are_what_the_deployed_policy_is_given(
-    tiny_checkpoint: Path, config: DataConfig, augmented: bool, lanczos3: bool, rotated: bool
+    tiny_checkpoint: Path,
+    policy: OpenVLAPolicy,
+    config: DataConfig,
+    augmented: bool,
+    lanczos3: bool,
+    rotated: bool,
 ) -> None:
     if augmented and not lanczos3:
         return  # refused by DataConfig
@@ -132,22 +155,20 @@ def test_evaluation_samples_are_what_the_deployed_policy_is_given(
     )
     sets = open_training_sets(used, 7)
     data = TrainingData(sets, load_processor(tiny_checkpoint), used, 7, ActionTokenizer())
-    policy = OpenVLAPolicy.from_pretrained(
-        tiny_checkpoint, device="cpu", image_options=deployed_options(used)
-    )
+    policy.processor.image_processor.options = deployed_options(used)
     for name in ("training", "held_out"):
         slice_ = data.slice(name, 6)
         assert len(slice_) == 6
         for one in slice_:
-            episode, step = recorded(sets, one.sample.origin.episode, one.sample.origin.dataset), 0
-            step = one.sample.origin.step
+            origin = one.sample.origin
+            episode, step = recorded(sets, origin.episode, origin.dataset), origin.step
             image = list(episode.open_images())[step]
             prepared = policy.prepare(Observation({PRIMARY: image}, episode.instruction)).prepared
             given = prepared.inputs
             assert torch.equal(one.sample.pixel_values, given.pixel_values[0])
             prompt = given.input_ids[0]
             assert torch.equal(one.sample.input_ids[: len(prompt)], prompt)
-            stats = next(s.stats for s in sets if s.name == one.sample.origin.dataset)
+            stats = next(s.stats for s in sets if s.name == origin.dataset)
             ids = ActionTokenizer().encode(normalize(episode.actions, stats))
             assert np.array_equal(one.token_ids, ids[step])
             assert one.sample.input_ids[len(prompt) :].tolist() == [*ids[step], 2]

@@ -69,7 +69,8 @@ class TrainingData:
         self._data = data
         self._seed = seed
         self._pad_token_id = require_token_id(processor, "pad")
-        weights = np.array([one.weight * one.steps for one in sets])
+        # By all steps of each set, held-out ones too, as the reference counts them.
+        weights = np.array([one.weight * one.entry["num_transitions"] for one in sets])
         self._order = MixtureOrder(seed, [s.steps for s in sets], weights / weights.sum())
         reader = StepReader(processor, action_tokenizer, data)
         self._training = StepDataset(reader, [open_part(s, s.episodes, reader) for s in sets], seed)
