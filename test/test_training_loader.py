@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +15,11 @@ import torch
 from training_recordings import data_config, load_processor, training_data, write_recordings
 
 from openvla_ros.data.episode import Episode
-from openvla_ros.errors import CheckpointError
+from openvla_ros.errors import CheckpointError, StorageError
 from openvla_ros.model.action_stats import normalize
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.policy import OpenVLAPolicy
+from openvla_ros.training import loader
 from openvla_ros.training.batch import TrainingBatch
 from openvla_ros.training.config import DataConfig
 from openvla_ros.training.datasets import open_training_sets
@@ -202,6 +205,18 @@ def test_prepared_pictures_are_made_once(
     assert told == [(1, 3), (2, 3), (3, 3)]
     data.prepare(lambda done, of: told.append((done, of)))
     assert len(told) == 3
+
+
+def test_too_little_shared_memory_is_told_before_workers_start(
+    tiny_checkpoint: Path, config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers have 64 MiB of it: workers died of a bus error."""
+    monkeypatch.setattr(loader, "_SHARED_MEMORY", Path("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=64 * 2**20))
+    data = training_data(tiny_checkpoint, replace(config, workers=4))
+    needed = 9 * 16 * 6 * 224 * 224 * 4
+    with pytest.raises(StorageError, match=f"take {needed:,} bytes .* 67,108,864 free"):
+        next(data.batches(16, 1, 0, 1))
 
 
 def test_a_tokenizer_without_padding_is_refused(tiny_checkpoint: Path, config: DataConfig) -> None:

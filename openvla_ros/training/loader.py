@@ -6,17 +6,20 @@ batch is divided among processes and passes.
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_all_start_methods
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from openvla_ros.data.atomic_files import require_space
+from openvla_ros.errors import StorageError
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.model.processing import OpenVLAProcessor
 from openvla_ros.training.batch import EvaluationSample, TrainingBatch
@@ -35,6 +38,9 @@ from openvla_ros.training.step_dataset import (
 __all__ = ["TrainingData", "deployed_options"]
 
 SLICES = ("training", "held_out")
+
+_PREFETCHED = 2  # batches that each worker makes ahead
+_SHARED_MEMORY = Path("/dev/shm")  # through which torch's workers hand tensors over, on Linux
 
 #: Told episodes done and in all, while pictures are prepared.
 Prepared = Callable[[int, int], None]
@@ -120,15 +126,20 @@ class TrainingData:
             world_size: Processes that share each step.
 
         Raises:
-            StorageError: Prepared pictures cannot be written.
+            StorageError: Prepared pictures cannot be written, or workers have too little shared
+                memory to hand batches over.
         """
         numbers = _Numbers(batch_size, accumulation, (first_step, last_step), rank, world_size)
         workers = self._data.workers
+        if workers:
+            ahead = (workers * _PREFETCHED + 1) * batch_size
+            _require_shared_memory(ahead * self._training.reader.pixel_bytes)
         loader = DataLoader(
             self._training,
             batch_sampler=_Places(numbers, self._order),
             collate_fn=partial(collate, pad_token_id=self._pad_token_id),
             num_workers=workers,
+            prefetch_factor=_PREFETCHED if workers else None,
             worker_init_fn=_start_worker if workers else None,
             multiprocessing_context=_start_method() if workers else None,
             pin_memory=torch.cuda.is_available(),
@@ -202,6 +213,19 @@ class _Places:
                 Place(*place)
                 for place in zip(numbers, datasets.tolist(), positions.tolist(), strict=True)
             ]
+
+
+def _require_shared_memory(needed_bytes: int) -> None:
+    """Return when batches made ahead fit; without room, a worker would die of a bus error."""
+    if not _SHARED_MEMORY.is_dir():
+        return
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    if free < needed_bytes:
+        raise StorageError(
+            f"Batches that workers make ahead take {needed_bytes:,} bytes of shared memory, and "
+            f"{_SHARED_MEMORY} has {free:,} free. Start the container with more (docker run "
+            "--shm-size=2g, or --ipc=host), lower data.workers, or set it to 0."
+        )
 
 
 def _start_worker(_: int) -> None:

@@ -6,6 +6,7 @@ This file knows where a step's picture, instruction and action are, not in which
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,11 @@ class StepReader:
     def __getstate__(self) -> dict[str, object]:
         """Workers get the encoded prompts, and no tokenizer."""
         return self.__dict__ | {"_processor": None}
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of the `pixel_values` of one sample."""
+        return sum(3 * math.prod(tower.crop) * 4 for tower in self._towers.towers)
 
     def encode(self, instruction: str) -> torch.Tensor:
         """Return (T,) int64 ids of an instruction, encoded once."""
