@@ -211,6 +211,17 @@ def test_the_fingerprint_does_not_depend_on_how_weights_are_split(
     assert weights_fingerprint(tmp_path / "split") == weights_fingerprint(base)
 
 
+def test_a_base_from_the_hub_is_kept_with_its_commit(base: Path, tmp_path: Path) -> None:
+    """A branch moves; the weights of the run do not."""
+    commit = "c8f03f48af692657d3060c19588038c7220e9af9"
+    (tmp_path / "snapshots").mkdir()
+    folder = tmp_path / "snapshots" / commit
+    folder.symlink_to(base)
+    reference = refer_to_base("openvla/openvla-7b", "main", folder)
+    assert (reference.checkpoint, reference.revision) == ("openvla/openvla-7b", commit)
+    assert reference.fingerprint == weights_fingerprint(base)
+
+
 @pytest.fixture
 def split() -> Callable[[Path, Path], None]:
     """Return what writes the weights of a folder into three files of another."""

@@ -28,14 +28,18 @@ class ModelConfig:
         choices=("openvla", "mock"),
     )
     checkpoint: str = fixed_field(
-        "checkpoint", "openvla/openvla-7b", "folder, or Hugging Face id, of the checkpoint"
+        "checkpoint",
+        "openvla/openvla-7b",
+        "folder, or Hugging Face id, of the checkpoint; the result of fine-tuning too",
     )
     revision: str = fixed_field(
         "revision", "", "commit of the Hugging Face id; empty = newest, which is not reproducible"
     )
     adapter: str = fixed_field("adapter", "", "LoRA adapter folder or id; empty = none")
     unnorm_key: str = fixed_field(
-        "unnorm_key", "", "action statistics to use; empty only if the checkpoint has exactly one"
+        "unnorm_key",
+        "",
+        "action statistics to use; empty only if the checkpoint has one, or was fine-tuned for one",
     )
     quantization: str = fixed_field(
         "quantization",

@@ -16,6 +16,7 @@ from openvla_ros.model.checkpoint import resolve_checkpoint, stored_tensors
 from openvla_ros.model.result_files import BaseReference, is_adapter, read_base_reference
 from openvla_ros.model.tensor_files import DTYPE_NAMES, StoredTensor
 
+_SNAPSHOTS = "snapshots"  # where the hub's client keeps each commit, under its name
 _BLOCKS = 8
 _BLOCK_BYTES = 4096
 
@@ -74,15 +75,18 @@ def refer_to_base(checkpoint: str | Path, revision: str, folder: Path) -> BaseRe
     Args:
         checkpoint: What the user calls it: a folder, which is kept as an absolute path, or a hub
             id.
-        revision: Hub commit, or "".
+        revision: Hub commit, tag or branch, or "": what is kept is the commit, if it can be told.
         folder: Where it lies.
 
     Raises:
         CheckpointError: It has no weights, or a file is damaged.
     """
     local = Path(checkpoint).expanduser()
-    name = str(local.resolve()) if local.is_dir() else str(checkpoint)
-    return BaseReference(name, revision, weights_fingerprint(folder))
+    if local.is_dir():
+        return BaseReference(str(local.resolve()), "", weights_fingerprint(folder))
+    if folder.parent.name == _SNAPSHOTS:
+        revision = folder.name
+    return BaseReference(str(checkpoint), revision, weights_fingerprint(folder))
 
 
 def require_base(folder: Path, reference: BaseReference) -> None:

@@ -39,6 +39,7 @@ from openvla_ros.model.shards import new_folder, write_json, write_shards
 from openvla_ros.model.tensor_files import Progress, StoredTensor, TensorReader
 
 _CPU = torch.device("cpu")
+_ROWS = 1024  # merged at a time
 #: Settings of PEFT that change what an adapter does, and the values that leave it plain LoRA.
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None, []),
@@ -84,9 +85,13 @@ class Lora:
     def merged(self, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Return the changed weight, summed in float32 or finer and rounded once."""
         fine = torch.promote_types(torch.float32, dtype)
-        product = self.up.flatten(1).to(fine) @ self.down.flatten(1).to(fine)
-        change = product.view(weight.shape).mul_(self.scale)
-        return change.add_(weight.to(fine)).to(dtype)
+        down, up = self.down.flatten(1).to(fine), self.up.flatten(1).to(fine)
+        merged = torch.empty(weight.shape, dtype=dtype)
+        for first in range(0, len(weight), _ROWS):  # an output head in float32 is half a gigabyte
+            rows = slice(first, first + _ROWS)
+            change = (up[rows] @ down).mul_(self.scale).view(weight[rows].shape)
+            merged[rows] = change.add_(weight[rows].to(fine))
+        return merged
 
 
 def merge_adapter(
