@@ -19,6 +19,8 @@ from adapter_results import (
     network,
     write_adapter,
 )
+from finetune_cases import build_inputs, run_config
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from openvla_ros.cli import main
@@ -27,6 +29,7 @@ from openvla_ros.model import shards
 from openvla_ros.model.checkpoint import stored_tensors
 from openvla_ros.model.merge import merge_adapter
 from openvla_ros.policy import OpenVLAPolicy
+from openvla_ros.training.finetune import finetune
 
 ROOT = Path(__file__).resolve().parent / "reference"
 GOLDEN_ADAPTER = ROOT / "checkpoints" / "A_lora_adapter"
@@ -97,6 +100,21 @@ def test_a_merged_adapter_of_the_reference_gives_its_golden_action(
     assert difference < 1e-4, f"logits differ by up to {difference:.2g}"
     action = policy.predict_action(image, "put the carrot in the bowl").action
     assert action.tolist() == golden["action_merged"].tolist()
+
+
+def test_what_a_run_ends_with_is_the_same_attached_merged_and_in_peft(tmp_path: Path) -> None:
+    inputs = build_inputs(tmp_path / "inputs")
+    folder = finetune(run_config(inputs, tmp_path / "run")).folder
+    merge_adapter(folder, tmp_path / "merged", dtype=torch.float64)
+    attached = OpenVLAPolicy.from_pretrained(folder, engine="off", adapter_mode="attach")
+    processor, expected = attached.processor, logits_of(attached.model.double(), attached.processor)
+    base = network(inputs / "base", torch.float64)
+    change = (logits_of(base, processor) - expected).abs().max().item()
+    assert change > 0.1, f"the run changes logits by only {change:.2g}"
+    in_peft = PeftModel.from_pretrained(base, str(folder)).double().base_model.model
+    for model in (network(tmp_path / "merged", torch.float64), in_peft):
+        difference = (logits_of(model, processor) - expected).abs().max().item()
+        assert difference < 1e-9, f"logits differ by up to {difference:.2g}"
 
 
 def test_what_the_adapter_knows_comes_along(result: Path, tmp_path: Path) -> None:
