@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from openvla_ros.action_specs import load_action_spec
+from openvla_ros.action_specs import TRAINING_SOURCE, load_action_spec
 from openvla_ros.data.episode import Episode
 from openvla_ros.data.sources import BAG, source_kind
 from openvla_ros.data.topics import ActionSource, TopicConfig, read_topic_file
 from openvla_ros.training.config import SourceConfig
 from openvla_ros.types import ActionSpec
 
-RUN_SOURCE = "set by the training run"
 _SEVEN = 7
 _DISPLACEMENT: dict[str, Any] = {
     "kind": "eef_delta",
@@ -36,11 +35,8 @@ def describe_actions(source: SourceConfig, episodes: Sequence[Episode]) -> Actio
         source: How its actions came to be.
         episodes: Its episodes, as they are trained on: their rate is that of the actions.
     """
-    known = load_action_spec(source.name)
     made = _made_values(source, episodes)
-    values = {name: getattr(known, name) for name in known.sources} | made
-    sources = dict(known.sources) | dict.fromkeys(made, RUN_SOURCE)
-    return ActionSpec(unnorm_key=source.name, sources=sources, **values)
+    return load_action_spec(source.name, made, source=TRAINING_SOURCE)
 
 
 def _made_values(source: SourceConfig, episodes: Sequence[Episode]) -> dict[str, Any]:
