@@ -54,6 +54,8 @@ EXTRAS = {
     "foxglove": ["foxglove-sdk>=0.15"],
     # `openvla-ros bench --plots`.
     "plots": ["matplotlib>=3.7"],
+    # `openvla-ros finetune`: events while it trains, curves at its end.
+    "train": ["matplotlib>=3.7", "tensorboard>=2.16"],
     "test": [
         "hypothesis>=6.100",
         "mypy>=1.10",

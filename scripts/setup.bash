@@ -249,7 +249,7 @@ drop_unfinished_packages() {
 
 install_packages() {
     local extras=bags,lerobot,plots,ray,test requirements=()
-    [ -z "$(torch_version)" ] || extras=model,quant,$extras
+    [ -z "$(torch_version)" ] || extras=model,quant,train,$extras
     if [ "$ros_source" = wheels ]; then
         requirements=(-r scripts/ros_wheels.txt)
     elif ! command -v colcon >/dev/null; then

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 
 from openvla_ros.errors import DependencyError
+from openvla_ros.training import run_log
 from openvla_ros.training.config import FinetuneConfig
 from openvla_ros.training.config_file import config_from
 from openvla_ros.training.run_log import (
@@ -19,6 +21,7 @@ from openvla_ros.training.run_log import (
     cut_back,
     flat_numbers,
     read_lines,
+    require_log_libraries,
 )
 
 
@@ -80,9 +83,48 @@ def test_tensorboard_gets_every_number(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(10, 0.5)]
 
 
-def test_wandb_that_is_not_installed_is_an_error_that_says_so(
+@pytest.mark.parametrize(
+    ("run", "advice"),
+    [({"wandb_project": "arm"}, "pip install wandb"), ({"tensorboard": True}, r"\.\[train\]")],
+)
+def test_a_library_that_is_missing_is_an_error_that_says_so(
+    monkeypatch: pytest.MonkeyPatch, run: dict[str, object], advice: str
+) -> None:
+    monkeypatch.setattr(run_log, "_is_installed", lambda name: False)
+    with pytest.raises(DependencyError, match=advice):
+        require_log_libraries(config(**run))
+    require_log_libraries(config())
+
+
+class FakeWandb:
+    """Stands for the module, and for the run it gives."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, dict[str, float]]] = []
+        self.options: dict[str, object] = {}
+        self.is_finished = False
+
+    def init(self, **options: object) -> FakeWandb:
+        self.options = options
+        return self
+
+    def log(self, numbers: dict[str, float], step: int) -> None:
+        self.lines.append((step, numbers))
+
+    def finish(self) -> None:
+        self.is_finished = True
+
+
+def test_wandb_gets_every_number_and_knows_a_resumed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    with pytest.raises(DependencyError, match="pip install wandb"):
-        RunLog(tmp_path, config(wandb_project="arm"), 0)
+    ids = []
+    for step in (0, 10):
+        fake = FakeWandb()
+        monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]
+        with RunLog(tmp_path, config(wandb_project="arm"), step) as log:
+            log.write("train", step + 10, {"loss": 0.5})
+        assert fake.is_finished and fake.lines == [(step + 10, {"train/loss": 0.5})]
+        assert fake.options["project"] == "arm" and fake.options["resume"] == "allow"
+        ids.append(fake.options["id"])
+    assert ids[0] == ids[1]

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from openvla_ros.cli import audit, bench, checkpoints, doctor, keys, replay, robot
+from openvla_ros.cli import audit, bench, checkpoints, doctor, finetune, keys, replay, robot
 from openvla_ros.cli.output import print_error
 from openvla_ros.errors import OpenVLAError
 
@@ -34,6 +34,7 @@ app.command()(checkpoints.convert)
 app.command()(checkpoints.merge)
 app.command()(audit.audit)
 app.command()(replay.replay)
+app.command()(finetune.finetune)
 app.command(context_settings=bench.SETTINGS)(bench.bench)
 app.command()(robot.monitor)
 app.command()(robot.demo)

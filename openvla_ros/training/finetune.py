@@ -53,10 +53,17 @@ from openvla_ros.training.memory import estimate_memory, require_memory
 from openvla_ros.training.moving_average import MovingAverage
 from openvla_ros.training.objective import Objective
 from openvla_ros.training.optimizer import build_optimizer, trained_parameters
+from openvla_ros.training.plan import data_figures
 from openvla_ros.training.plots import draw_plots
 from openvla_ros.training.result import AdapterWeights, FullWeights, ResultFacts, write_result
-from openvla_ros.training.run_log import RunLog
-from openvla_ros.training.run_state import newest_state, read_state, remove_states, save_state
+from openvla_ros.training.run_log import RunLog, require_log_libraries
+from openvla_ros.training.run_state import (
+    StoredState,
+    newest_state,
+    read_state,
+    remove_states,
+    save_state,
+)
 from openvla_ros.training.strategies import PreparedModel, prepare_model
 from openvla_ros.training.trainee import Trainee
 
@@ -84,14 +91,13 @@ class FinetuneResult:
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """What a run is made of, besides `Run`."""
+class _Inputs:
+    """What a run starts from: known before anything large is loaded."""
 
-    run: Run
+    folder: Path
     base: BaseReference
-    base_folder: Path
+    model_config: OpenVLAConfig
     sets: Sequence[TrainingSet]
-    prepared: PreparedModel
 
 
 def finetune(
@@ -138,50 +144,77 @@ def _finetune(
     watcher: Watcher,
     caught: list[int],
 ) -> FinetuneResult:
+    require_log_libraries(config)
     checkpoints = out / CHECKPOINTS_FOLDER
-    if ranks.is_main and not resume:
-        remove_states(checkpoints)
-    parts = _make_parts(config, ranks, watcher)
-    identity = identify(config, parts.base.fingerprint, parts.sets, ranks.world_size)
-    standing = _restore(parts.run, checkpoints, identity, watcher)
+    inputs = _open_inputs(config, ranks)
+    identity = identify(config, inputs.base.fingerprint, inputs.sets, ranks.world_size)
+    state = _find_state(checkpoints, identity, ranks, watcher) if resume else None
+    run, prepared = _build(config, inputs, ranks, watcher)
+    standing = Standing()
+    if state is not None:
+        run.trainee.restore(state)
+        standing = Standing(**state.facts["standing"])
+        standing.judge(config)
+        watcher.tell(f"Resumed after step {state.step}.")
 
     def save(now: Standing) -> None:
         facts = {"identity": identity, "standing": asdict(now)}
-        tensors = parts.run.trainee.tensors()
+        tensors = run.trainee.tensors()
         save_state(checkpoints, now.step, tensors, facts, keep=config.run.keep, write=ranks.is_main)
 
     with ExitStack() as stack:
         log = None
         if ranks.is_main:
+            if not resume:
+                remove_states(checkpoints)
             _write_json(out / CONFIG_FILE, plain_config(config))
             log = stack.enter_context(RunLog(out, config, standing.step))
-        finished = train(parts.run, standing, log, save, watcher, lambda: bool(caught))
+        finished = train(run, standing, log, save, watcher, lambda: bool(caught))
     if not finished:
         watcher.tell(f"Stopped after step {standing.step}, which is saved; the same call goes on.")
         if caught and caught[0] == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(_TERMINATED)
-    return _finish(parts, out, standing, watcher)
+    return _finish(run, inputs, prepared, out, standing, watcher)
 
 
-def _make_parts(config: FinetuneConfig, ranks: Ranks, watcher: Watcher) -> _Parts:
-    seed = config.run.seed
+def _open_inputs(config: FinetuneConfig, ranks: Ranks) -> _Inputs:
     with _main_first(ranks):
-        base_folder = resolve_checkpoint(config.base, config.revision or None)
-        sets = open_training_sets(config.data, seed)
-    model_config = read_config(base_folder)
+        folder = resolve_checkpoint(config.base, config.revision or None)
+        sets = open_training_sets(config.data, config.run.seed)
+    base = refer_to_base(config.base, config.revision, folder)
+    return _Inputs(folder, base, read_config(folder), sets)
+
+
+def _find_state(
+    checkpoints: Path, identity: dict[str, Any], ranks: Ranks, watcher: Watcher
+) -> StoredState | None:
+    """Return the checkpoint to go on from; None = there is none."""
+    newest = newest_state(checkpoints, watcher.tell) if ranks.is_main else None
+    folder = broadcast_object(newest.folder if newest else None, ranks)
+    if folder is None:
+        return None
+    state = newest or read_state(folder)
+    require_same(state.facts["identity"], identity, str(checkpoints.parent))
+    return state
+
+
+def _build(
+    config: FinetuneConfig, inputs: _Inputs, ranks: Ranks, watcher: Watcher
+) -> tuple[Run, PreparedModel]:
+    model_config, seed = inputs.model_config, config.run.seed
+    require_memory(estimate_memory(model_config, config, ranks.world_size), ranks.device)
     processor = OpenVLAProcessor.from_pretrained(
-        base_folder, prompt_form(model_config.llm_backbone_id)
+        inputs.folder, prompt_form(model_config.llm_backbone_id)
     )
     tokenizer = ActionTokenizer(model_config.action_vocab_size, model_config.n_action_bins)
     with _main_first(ranks):
-        data = TrainingData(sets, processor, config.data, seed, tokenizer)
+        data = TrainingData(inputs.sets, processor, config.data, seed, tokenizer)
         data.prepare(lambda done, total: watcher.progress("pictures of episodes", done, total))
         slices = {name: data.slice(name, config.run.evaluation_samples) for name in SLICES}
-    require_memory(estimate_memory(model_config, config, ranks.world_size), ranks.device)
     torch.manual_seed(seed)  # adapters and auxiliary losses are drawn from it
     prepared = prepare_model(
-        base_folder,
+        inputs.folder,
         model_config,
         config.strategy,
         device=ranks.device,
@@ -197,8 +230,7 @@ def _make_parts(config: FinetuneConfig, ranks: Ranks, watcher: Watcher) -> _Part
         MovingAverage(parameters, decay) if decay else None,
     )
     run = Run(config, ranks, module, objective, trainee, data, slices, model_config.pad_token_id)
-    base = refer_to_base(config.base, config.revision, base_folder)
-    return _Parts(run, base, base_folder, sets, prepared)
+    return run, prepared
 
 
 def _make_objective(
@@ -214,50 +246,42 @@ def _make_objective(
     return Objective(prepared.model, tokenizer, auxiliary, config.run.precision).train()
 
 
-def _restore(run: Run, checkpoints: Path, identity: dict[str, Any], watcher: Watcher) -> Standing:
-    """Return how far the run is, with everything in it as it was then."""
-    newest = newest_state(checkpoints, watcher.tell) if run.ranks.is_main else None
-    folder = broadcast_object(newest.folder if newest else None, run.ranks)
-    if folder is None:
-        return Standing()
-    state = newest or read_state(folder)
-    require_same(state.facts["identity"], identity, str(checkpoints.parent))
-    run.trainee.restore(state)
-    watcher.tell(f"Resumed after step {state.step}.")
-    standing = Standing(**state.facts["standing"])
-    standing.judge(run.config)
-    return standing
-
-
-def _finish(parts: _Parts, out: Path, standing: Standing, watcher: Watcher) -> FinetuneResult:
+def _finish(
+    run: Run,
+    inputs: _Inputs,
+    prepared: PreparedModel,
+    out: Path,
+    standing: Standing,
+    watcher: Watcher,
+) -> FinetuneResult:
     """Write what is deployed, the summary and the plots."""
-    config, ranks = parts.run.config, parts.run.ranks
+    config, ranks, sets = run.config, run.ranks, inputs.sets
     metrics = {
         "step": standing.step,
         "reached_target": standing.reached_target,
         "evaluation": standing.evaluation,
-        "data": {one.name: data_figures(one) for one in parts.sets},
+        "data": {one.name: data_figures(one) for one in sets},
     }
     sources = training_sources(config.data)
     facts = ResultFacts(
-        norm_stats={one.name: one.entry for one in parts.sets},
+        norm_stats={one.name: one.entry for one in sets},
         image_options=deployed_options(config.data),
         action_specs={
             one.name: describe_actions(source, one.episodes)
-            for source, one in zip(sources, parts.sets, strict=True)
+            for source, one in zip(sources, sets, strict=True)
         },
         config=plain_config(config),
         metrics=metrics,
     )
     folder = out / RESULT_FOLDER
-    with parts.run.trainee.deployed():
+    with run.trainee.deployed():
         try:
             write_result(
                 folder,
-                _deployed_weights(parts.prepared),
+                _deployed_weights(prepared),
                 facts,
-                base=parts.base,
-                base_folder=parts.base_folder,
+                base=inputs.base,
+                base_folder=inputs.folder,
                 write=ranks.is_main,
             )
         except OSError as error:
@@ -274,17 +298,6 @@ def _finish(parts: _Parts, out: Path, standing: Standing, watcher: Watcher) -> F
         except DependencyError as error:
             watcher.tell(str(error))
     return FinetuneResult(folder, metrics, tuple(plots))
-
-
-def data_figures(one: TrainingSet) -> dict[str, Any]:
-    """Return what is told about a source: episodes, steps, what was left out."""
-    return {
-        "episodes": len(one.episodes),
-        "steps": one.steps,
-        "held_out_episodes": len(one.held_out),
-        "held_out_steps": sum(map(len, one.held_out)),
-        "left_out": dict(one.dropped),
-    }
 
 
 def _deployed_weights(prepared: PreparedModel) -> AdapterWeights | FullWeights:

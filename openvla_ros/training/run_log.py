@@ -7,6 +7,7 @@ leaves the same file as one that was not; `timings.jsonl` holds the times.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -30,9 +31,6 @@ class RunLog:
         folder: Of the run.
         config: Says where else to write.
         step: Steps that are done: what an earlier process wrote about later ones is removed.
-
-    Raises:
-        DependencyError: A place needs a library that is not installed.
     """
 
     def __init__(self, folder: Path, config: FinetuneConfig, step: int) -> None:
@@ -77,6 +75,24 @@ class RunLog:
                 self._tensorboard.add_scalar(name, number, step)
         if self._wandb:
             self._wandb.log(numbers, step=step)
+
+
+def require_log_libraries(config: FinetuneConfig) -> None:
+    """Return when every place that a configuration names can be written to.
+
+    Raises:
+        DependencyError: One needs a library that is not installed.
+    """
+    if config.run.tensorboard and not _is_installed("tensorboard"):
+        raise DependencyError(
+            "run.tensorboard needs tensorboard, which is not installed: pip install '.[train]' in "
+            "the folder of openvla_ros, or set run.tensorboard to false."
+        )
+    if config.run.wandb_project and not _is_installed("wandb"):
+        raise DependencyError(
+            "run.wandb_project needs wandb, which is not installed: pip install wandb, or set "
+            'run.wandb_project to "".'
+        )
 
 
 def flat_numbers(figures: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -139,25 +155,19 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
 def _open_tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise DependencyError(
-            "run.tensorboard needs tensorboard, which is not installed: pip install '.[train]' in "
-            "the folder of openvla_ros, or set run.tensorboard to false."
-        ) from error
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=step + 1 if step else None)
 
 
 def _open_wandb(folder: Path, config: FinetuneConfig) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise DependencyError(
-            "run.wandb_project needs wandb, which is not installed: pip install wandb, or set "
-            'run.wandb_project to "".'
-        ) from error
+    import wandb
+
     place = folder.resolve()
     own_id = hashlib.sha256(os.fsencode(place)).hexdigest()[:8]  # the same when it is resumed
     return wandb.init(
