@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from pathlib import Path
 
 import bridge_episodes
-import numpy as np
 import pytest
 import torch
-from recording_formats import encoded
 from training_recordings import training_data
 
-from openvla_ros.model.image_options import decode_jpeg
 from openvla_ros.ros.frame_sources import shared_data_folder
 from openvla_ros.training.batch import TrainingBatch
 from openvla_ros.training.config import DataConfig, SourceConfig
@@ -56,21 +52,6 @@ def copy_episodes(numbers: tuple[int, ...], folder: Path) -> str:
     return str(folder)
 
 
-def copy_as_tensorflow_decodes(folder: Path) -> str:
-    """All npz episodes, with PNGs of what our reader of TFRecords makes of a JPEG."""
-    folder.mkdir()
-    for path in sorted(NPZ.glob("episode_*.npz")):
-        arrays = dict(np.load(path))
-        jpeg, offsets = arrays["image_0_jpeg"], arrays["image_0_offsets"]
-        pictures = [
-            encoded(decode_jpeg(jpeg[a:b].tobytes()), "PNG") for a, b in itertools.pairwise(offsets)
-        ]
-        arrays["image_0_jpeg"] = np.frombuffer(b"".join(pictures), np.uint8)
-        arrays["image_0_offsets"] = np.cumsum([0, *map(len, pictures)])
-        np.savez(folder / path.name, **arrays)
-    return str(folder)
-
-
 def test_an_mcap_bag_gives_the_batches_of_the_npz_episodes(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -98,15 +79,16 @@ def test_lerobot_folders_give_the_batches_of_the_npz_episodes(
 def test_a_tfrecord_gives_the_batches_of_the_npz_episodes(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """By one JPEG decoder: TFRecords are read as TensorFlow does, npz as the node does."""
+    """By the decoder of the node, which reads JPEG from bags, npz and cameras."""
+    where = {"camera": "image_0", "rate_hz": 5.0}
     folder = str(DATA / "bridge_octo_tfrecord")
-    from_record = batches_of(tiny_checkpoint, tmp_path, path=folder, camera="image_0", rate_hz=5)
-    same = copy_as_tensorflow_decodes(tmp_path / "npz")
-    from_npz = batches_of(tiny_checkpoint, tmp_path, path=same, camera="image_0", rate_hz=5)
-    require_same(from_record, from_npz)
+    from_record = batches_of(
+        tiny_checkpoint, tmp_path, path=folder, jpeg_as_tensorflow=False, **where
+    )
+    require_same(from_record, batches_of(tiny_checkpoint, tmp_path, path=str(NPZ), **where))
 
 
-def test_by_the_nodes_decoder_only_pixels_differ_from_a_tfrecords(
+def test_decoded_as_tensorflow_does_only_its_pixels_are_others(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     where = {"camera": "image_0", "rate_hz": 5.0}

@@ -61,6 +61,7 @@ def rlds_episodes(
     pose_key: str = "",
     skip_unlabelled: bool = False,
     transform: str = "",
+    jpeg_as_tensorflow: bool = True,
 ) -> list[Episode]:
     """Return the episodes of an RLDS dataset; where the task changes, another episode begins.
 
@@ -77,6 +78,8 @@ def rlds_episodes(
         transform: How the features of a step become OpenVLA's seven numbers, by the name of its
             dataset in `oxe_transforms.TRANSFORMS`; "" = `action` as it is stored. Steps to which
             the transform gives no action are left out.
+        jpeg_as_tensorflow: Decode JPEG bit for bit as TensorFlow does, as OpenVLA was trained;
+            False = as every other reader and the node do.
 
     Raises:
         ConfigurationError: Not an RLDS dataset, incomplete or damaged, an unknown camera or
@@ -109,6 +112,7 @@ def rlds_episodes(
         rate_hz=_rate(rate_hz, dataset, transform, str(folder)),
         pose=_pose_features(layout, pose_key, dataset, folder, chosen),
         skip_unlabelled=skip_unlabelled,
+        jpeg_as_tensorflow=jpeg_as_tensorflow,
     )
     return [
         episode
@@ -130,6 +134,7 @@ class _Reader:
     rate_hz: float
     pose: tuple[str, ...]
     skip_unlabelled: bool
+    jpeg_as_tensorflow: bool
 
     def episodes(self, place: RecordPlace, name: str) -> list[Episode]:
         """The episodes of one record: one per run of the same instruction."""
@@ -156,7 +161,9 @@ class _Reader:
                     rate_hz=self.rate_hz,
                     stamps_ns=even_stamps(chosen, self.rate_hz),
                     actions=actions[chosen],
-                    open_images=_Images(place, self.camera, self._size, chosen),
+                    open_images=_Images(
+                        place, self.camera, self._size, chosen, self.jpeg_as_tensorflow
+                    ),
                     states=np.column_stack(states)[chosen] if states else None,
                 )
             )
@@ -218,12 +225,15 @@ class _Images:
     camera: str
     size: tuple[int, int] | None
     steps: np.ndarray
+    as_tensorflow: bool
 
     def __call__(self) -> Iterator[np.ndarray]:
         """Yield (H, W, 3) uint8 RGB, one at a time; the record is held as it is stored."""
         features = parse_example(read_record(self.place), self.place)
         pictures = features[self.camera].byte_strings()
-        decoded = (decode_picture(pictures[step], as_tensorflow=True) for step in self.steps)
+        decoded = (
+            decode_picture(pictures[step], as_tensorflow=self.as_tensorflow) for step in self.steps
+        )
         where = f"{self.place.path} at byte {self.place.start}, {self.camera}"
         return of_one_size(decoded, self.size, where)
 

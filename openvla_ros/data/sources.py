@@ -31,6 +31,7 @@ def open_episodes(
     pose_key: str = "",
     skip_unlabelled: bool = False,
     transform: str = "",
+    jpeg_as_tensorflow: bool = True,
 ) -> list[Episode]:
     """Return the episodes of a recording.
 
@@ -44,6 +45,8 @@ def open_episodes(
         skip_unlabelled: Leave out steps whose instruction is empty, instead of refusing them.
         transform: For RLDS: how the features of a step become OpenVLA's seven numbers, by the name
             of its dataset, such as "bridge_orig".
+        jpeg_as_tensorflow: For RLDS: decode JPEG bit for bit as TensorFlow does, as OpenVLA was
+            trained; False = as the node and all other readers do.
 
     Raises:
         ConfigurationError: Nothing there, none or several of the kinds, an option that this kind
@@ -72,6 +75,7 @@ def open_episodes(
             pose_key=pose_key,
             skip_unlabelled=skip_unlabelled,
             transform=transform,
+            jpeg_as_tensorflow=jpeg_as_tensorflow,
         )
     else:
         _refuse_options(source, kind, pose_key=pose_key)

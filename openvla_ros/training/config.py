@@ -33,6 +33,8 @@ class SourceConfig:
         pose_key: For LeRobot and RLDS: the feature that is the pose of the end effector.
         transform: For RLDS: how an Open X-Embodiment dataset becomes OpenVLA's seven numbers, by
             its name, such as "bridge_orig"; "" = the action as it is stored.
+        jpeg_as_tensorflow: For RLDS: decode JPEG as OpenVLA's training did; false = as the node
+            does, which differs by a few grey levels.
         actions: "recorded", or "from_states": how far the pose moves until the next step.
         binarize_gripper: Make the last number 0 or 1, as OpenVLA does with BridgeData.
         drop_first_steps: Steps to leave out at the beginning of each episode.
@@ -50,6 +52,7 @@ class SourceConfig:
     rate_hz: float | None = None
     pose_key: str = ""
     transform: str = ""
+    jpeg_as_tensorflow: bool = True
     actions: str = "recorded"
     binarize_gripper: bool = False
     drop_first_steps: int = 0

@@ -182,6 +182,7 @@ def _open_set(source: SourceConfig, data: DataConfig, seed: int) -> TrainingSet:
         pose_key=source.pose_key,
         skip_unlabelled=source.skip_unlabelled,
         transform=source.transform,
+        jpeg_as_tensorflow=source.jpeg_as_tensorflow,
     )
     episodes, dropped = edit_episodes(recorded, edits_of(source))
     if not episodes:
