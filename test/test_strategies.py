@@ -19,7 +19,7 @@ from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.model.checkpoint import read_config
 from openvla_ros.model.random_weights import profile_config
 from openvla_ros.training.config import STRATEGIES, DataConfig, FinetuneConfig, StrategyConfig
-from openvla_ros.training.lora import adapter_targets, adapter_tensors
+from openvla_ros.training.lora import _SumOfProducts, adapter_targets, adapter_tensors
 from openvla_ros.training.objective import Objective
 from openvla_ros.training.optimizer import build_optimizer, trained_parameters
 from openvla_ros.training.strategies import PreparedModel, count_parameters, prepare_model
@@ -193,9 +193,10 @@ def adapter_gradients(prepared: PreparedModel, precision: str) -> dict[str, torc
     return {n: p.grad for n, p in trained_parameters(objective).items()}
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-4), ("bfloat16", 0.15)])
 def test_adapters_without_casts_have_the_gradients_of_peft(
-    precision: str, bound: float, reference_checkpoints: Path
+    precision: str, bound: float, dropout: float, reference_checkpoints: Path
 ) -> None:
     """Dropout included: the same numbers are drawn in the same order."""
     results = []
@@ -203,7 +204,8 @@ def test_adapters_without_casts_have_the_gradients_of_peft(
         prepared = reference_model(reference_checkpoints / "A_fused", precision)
         for module in prepared.model.modules():
             if hasattr(module, "lora_A"):
-                module.lora_dropout["default"] = torch.nn.Dropout(0.1)
+                if dropout:
+                    module.lora_dropout["default"] = torch.nn.Dropout(dropout)
                 if not own:
                     del module.forward  # the class's own is PEFT's
         results.append(adapter_gradients(prepared, precision))
@@ -213,6 +215,24 @@ def test_adapters_without_casts_have_the_gradients_of_peft(
     }
     worst = max(off, key=off.__getitem__)
     assert off[worst] < bound, f"the gradient of {worst} differs by {off[worst]:.2g} of itself"
+
+
+@pytest.mark.parametrize("of_input", [True, False])
+def test_the_product_with_its_adapter_has_the_gradient_of_its_formula(of_input: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int, trained: bool = False) -> torch.Tensor:
+        values = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return values.requires_grad_(trained)
+
+    x, weight, bias = drawn(5, 6, trained=of_input), drawn(7, 6), drawn(7)
+    a, b = drawn(2, 6, trained=True), drawn(7, 2, trained=True)
+    found = _SumOfProducts.apply(x, weight, bias, a, b, 0.5)
+    expected = x @ weight.t() + bias + 0.5 * (x @ a.t()) @ b.t()
+    assert (found - expected).abs().max() < 1e-12
+    assert torch.autograd.gradcheck(
+        lambda *inputs: _SumOfProducts.apply(inputs[0], weight, bias, *inputs[1:], 0.5), (x, a, b)
+    )
 
 
 def test_chosen_targets_alone_are_adapted() -> None:

@@ -106,12 +106,56 @@ def _adapted_linear(layer: Any, x: torch.Tensor) -> torch.Tensor:
     """Return W x + b + scale B A x: (..., inputs) to (..., outputs)."""
     if layer.disable_adapters or layer.merged:
         return type(layer).forward(layer, x)
+    own, dropout = layer.base_layer, layer.lora_dropout[_ADAPTER]
+    a, b = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
+    scale = layer.scaling[_ADAPTER]
     rows = _to_compute_dtype(x).flatten(0, -2)
-    base = layer.base_layer(rows)  # ours alone: nothing keeps it for the backward pass
-    a, b = (m[_ADAPTER].weight.to(base.dtype) for m in (layer.lora_A, layer.lora_B))
-    low = F.linear(layer.lora_dropout[_ADAPTER](rows), a)  # (rows, rank)
-    summed = base.addmm_(low, b.t(), alpha=layer.scaling[_ADAPTER])
+    is_plain = type(own) is nn.Linear and isinstance(dropout, nn.Identity)
+    if is_plain and not torch.compiler.is_compiling():  # which fuses by itself
+        summed = _SumOfProducts.apply(rows, own.weight, own.bias, a, b, scale)
+    else:
+        base = own(rows)  # ours alone: nothing keeps it for the backward pass
+        low = F.linear(dropout(rows), a.to(base.dtype))  # (rows, rank)
+        summed = base.addmm_(low, b.to(base.dtype).t(), alpha=scale)
     return summed.view(*x.shape[:-1], -1)
+
+
+class _SumOfProducts(torch.autograd.Function):
+    """x W' + bias + scale (x A') B', W and bias frozen: both sums happen inside the products.
+
+    Autograd's own backward pass would write the two parts of the input's gradient and then add
+    them, in one more pass over memory for every module.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        """Return (rows, outputs) of x (rows, inputs), in the number format of x."""
+        ctx.scale, ctx.formats = scale, (a.dtype, b.dtype)
+        weight, a, b = weight.to(x.dtype), a.to(x.dtype), b.to(x.dtype)
+        low = x @ a.t()  # (rows, rank)
+        ctx.save_for_backward(x, weight, a, b, low)
+        return F.linear(x, weight, bias).addmm_(low, b.t(), alpha=scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients of x, A and B; there are none of what is frozen."""
+        x, weight, a, b, low = ctx.saved_tensors
+        assert not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]), "the base is frozen"
+        low_gradient = (gradient @ b).mul_(ctx.scale)  # (rows, rank)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = (gradient @ weight).addmm_(low_gradient, a)
+        of_a = low_gradient.t() @ x
+        of_b = (gradient.t() @ low).mul_(ctx.scale)
+        return of_x, None, None, of_a.to(ctx.formats[0]), of_b.to(ctx.formats[1]), None
 
 
 def _adapted_convolution(layer: Any, x: torch.Tensor) -> torch.Tensor:
