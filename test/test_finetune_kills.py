@@ -22,8 +22,8 @@ from openvla_ros.training.run_state import newest_state
 pytestmark = pytest.mark.slow
 
 KILLS = 20
-STEPS = 60
-_EXAMPLES = {"optimization__max_steps": STEPS, "run__save_every": 2, "run__evaluate_every": 25}
+STEPS = 40
+_EXAMPLES = {"optimization__max_steps": STEPS, "run__save_every": 2, "run__evaluate_every": 15}
 
 
 def _kill_after(delay_s: float) -> None:
@@ -61,10 +61,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("where", ["anywhere", "while writing a checkpoint"])
 def test_killed_twenty_times_and_still_the_same_run(
-    inputs: Path, tmp_path: Path, where: str
+    inputs: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Lives are forked from a process that has imported everything; it finds modules by this.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["finetune_cases"])
+    context.set_forkserver_preload(["finetune_cases", "test_finetune_kills"])
     random = np.random.default_rng(0)
     config = demanding_config(inputs, tmp_path / "run", **_EXAMPLES)
     checkpoints = tmp_path / "run" / "checkpoints"
@@ -72,7 +74,7 @@ def test_killed_twenty_times_and_still_the_same_run(
     reached: list[int] = []
     while kills < KILLS:
         if where == "anywhere":
-            delay_s, in_save = float(random.uniform(0.5, 4.0)), 0
+            delay_s, in_save = float(random.uniform(0.5, 3.0)), 0
         else:  # a save takes some 10 ms
             delay_s, in_save = float(random.uniform(0.0, 0.015)), int(random.integers(1, 3))
         life = context.Process(target=_train_until_killed, args=(config, delay_s, in_save))
