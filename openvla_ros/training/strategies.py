@@ -26,6 +26,7 @@ from openvla_ros.model.modeling import OpenVLAForActionPrediction
 from openvla_ros.model.vision import VisionTransformer
 from openvla_ros.training.config import StrategyConfig
 from openvla_ros.training.lora import add_adapters, compute_adapters_without_casts
+from openvla_ros.training.norms import compute_norms_in_one_pass
 from openvla_ros.training.optimizer import trained_parameters
 
 if TYPE_CHECKING:
@@ -92,10 +93,16 @@ def prepare_model(
             parameter.data = parameter.data.to(frozen)
     for parameter in prepared.trained.values():
         assert parameter.dtype == torch.float32, "what is trained is float32"
-    if prepared.peft is not None:
-        compute_adapters_without_casts(model)
+    save_passes(prepared)
     model.train()
     return prepared
+
+
+def save_passes(prepared: PreparedModel) -> None:
+    """Make the model compute the same, but for rounding, with fewer passes over memory."""
+    compute_norms_in_one_pass(prepared.model)
+    if prepared.peft is not None:
+        compute_adapters_without_casts(prepared.model)
 
 
 def choose_trained(model: OpenVLAForActionPrediction, strategy: StrategyConfig) -> PreparedModel:

@@ -30,11 +30,11 @@ from openvla_ros.training.config import (
     StrategyConfig,
 )
 from openvla_ros.training.distributed import clip_gradients
-from openvla_ros.training.lora import adapter_targets, compute_adapters_without_casts
+from openvla_ros.training.lora import adapter_targets
 from openvla_ros.training.memory import estimate_memory
 from openvla_ros.training.objective import Objective
 from openvla_ros.training.optimizer import build_optimizer, trained_parameters
-from openvla_ros.training.strategies import choose_trained
+from openvla_ros.training.strategies import choose_trained, save_passes
 
 _BATCHES = 4
 _TINY_BATCH = 2
@@ -167,8 +167,7 @@ def make_batches(config: OpenVLAConfig, batch_size: int) -> list[TrainingBatch]:
 def _our_step(model: OpenVLAForActionPrediction, case: Case) -> Step:
     """Return a step of `training.loop`, without data and logs."""
     finetune = _finetune_config(case)
-    choose_trained(model, finetune.strategy)
-    compute_adapters_without_casts(model)
+    save_passes(choose_trained(model, finetune.strategy))
     checkpoint_activations(model, case.checkpointing)
     if case.compile:
         compile_blocks(model)
