@@ -26,9 +26,10 @@ def compute_norms_in_one_pass(model: nn.Module) -> None:
     """
     module: Any
     for module in model.modules():
-        if type(module) is nn.LayerNorm:
+        kind = type(module)
+        if kind is nn.LayerNorm:
             module.forward = partial(_layer_norm, module)
-        elif type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+        elif kind.__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             module.forward = partial(_rms_norm, module)
 
 
