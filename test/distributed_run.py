@@ -45,9 +45,10 @@ MAX_NORM = 1.0
 
 
 def run_strategy(name: str, ranks: Ranks, out: Path) -> None:
-    """Train a tiny model by one strategy and write what came out."""
-    strategy = StrategyConfig(name=name, lora_rank=4)
-    objective = _objective(strategy, seed=0 if ranks.is_main else 1)
+    """Train a tiny model by one strategy and write what came out; NAME@bfloat16 computes so."""
+    bare_name, _, precision = name.partition("@")
+    strategy = StrategyConfig(name=bare_name, lora_rank=4)
+    objective = _objective(strategy, precision or "float32", seed=0 if ranks.is_main else 1)
     module = distribute(objective, strategy, ranks)
     parameters = trained_parameters(module)
     config = FinetuneConfig("base", DataConfig((SourceConfig("path", "name"),)), strategy=strategy)
@@ -79,7 +80,7 @@ def run_strategy(name: str, ranks: Ranks, out: Path) -> None:
         (out / f"{name}.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
-def _objective(strategy: StrategyConfig, seed: int) -> Objective:
+def _objective(strategy: StrategyConfig, precision: str, seed: int) -> Objective:
     """Return an objective over fixed weights; new adapters depend on the seed."""
     config = profile_config("tiny")
     model = OpenVLAForActionPrediction(config).float()
@@ -88,10 +89,14 @@ def _objective(strategy: StrategyConfig, seed: int) -> Objective:
             weight.copy_(random_tensor(key, tuple(weight.shape), config, 0))
     torch.manual_seed(seed)
     choose_trained(model, strategy)
+    for parameter in model.parameters():
+        if not parameter.requires_grad and precision == "bfloat16":
+            parameter.data = parameter.data.bfloat16()
     if strategy.is_adapter:
         compute_adapters_without_casts(model)
     checkpoint_activations(model, "selective")
-    return Objective(model.train(), ActionTokenizer(config.action_vocab_size, config.n_action_bins))
+    tokenizer = ActionTokenizer(config.action_vocab_size, config.n_action_bins)
+    return Objective(model.train(), tokenizer, precision=precision)
 
 
 def _batch(size: int) -> TrainingBatch:

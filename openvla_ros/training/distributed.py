@@ -141,11 +141,21 @@ def _shard(objective: Objective, ranks: Ranks) -> None:
     policy = MixedPrecisionPolicy()
     if objective.precision == "bfloat16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for unit in _uncomputed_units(objective.model):
+        # Never gathered, and with a format for gradients FSDP2 looks for one while accumulating.
+        fully_shard(unit, mesh=mesh)
     for unit in _units(objective.model):
         fully_shard(unit, mesh=mesh, mp_policy=policy)
     fully_shard(objective, mesh=mesh, mp_policy=policy)
     for method in FORWARD_METHODS:
         register_fsdp_forward_method(objective, method)
+
+
+def _uncomputed_units(model: OpenVLAForActionPrediction) -> Iterator[nn.Module]:
+    """Yield the modules whose weights are stored and never computed with."""
+    for tower in model.vision_backbone.children():
+        assert isinstance(tower, VisionTransformer), type(tower)
+        yield from (tower.get_submodule(name) for name in tower.uncomputed_modules())
 
 
 def _units(model: OpenVLAForActionPrediction) -> Iterator[nn.Module]:
@@ -157,7 +167,6 @@ def _units(model: OpenVLAForActionPrediction) -> Iterator[nn.Module]:
     for tower in model.vision_backbone.children():
         assert isinstance(tower, VisionTransformer), type(tower)
         yield from tower.blocks[:-1]
-        yield from (tower.get_submodule(name) for name in tower.uncomputed_modules())
         yield tower
     yield model.projector
     language = model.language_model.model
