@@ -24,7 +24,6 @@ from finetune_cases import (
 from openvla_ros.errors import ConfigurationError, StorageError, TrainingError
 from openvla_ros.policy import OpenVLAPolicy
 from openvla_ros.training import loop, run_state
-from openvla_ros.training.config import STRATEGIES
 from openvla_ros.training.finetune import FinetuneResult, finetune
 from openvla_ros.training.loop import SilentWatcher
 from openvla_ros.training.run_log import read_lines
@@ -161,17 +160,3 @@ def test_the_run_stops_when_the_target_is_reached(inputs: Path, tmp_path: Path) 
     witness = Witness()
     finetune(config, watcher=witness)
     assert witness.steps == []
-
-
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "qlora"])
-def test_every_strategy_resumes_bit_for_bit(inputs: Path, tmp_path: Path, strategy: str) -> None:
-    settings = {"strategy__name": strategy, "optimization__max_steps": 3, "run__save_every": 1}
-    settings |= {"optimization__accumulation": 2, "optimization__schedule": "cosine"}
-    whole, broken = (run_config(inputs, tmp_path / name, **settings) for name in ("a", "b"))
-    finetune(whole)
-    with pytest.raises(Killed):
-        finetune(broken, watcher=Witness(2))
-    finetune(broken)
-    require_same_runs(tmp_path / "a", tmp_path / "b")
-    policy = OpenVLAPolicy.from_pretrained(tmp_path / "b" / "result", device="cpu")
-    assert policy.predict_action(np.zeros((32, 32, 3), np.uint8), "go").action.shape == (7,)

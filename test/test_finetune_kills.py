@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from openvla_ros.training import finetune as module
 from openvla_ros.training import run_state
 from openvla_ros.training.config import FinetuneConfig
 from openvla_ros.training.finetune import finetune
+from openvla_ros.training.loop import SilentWatcher
 from openvla_ros.training.run_state import newest_state
 
 pytestmark = pytest.mark.slow
@@ -32,24 +34,34 @@ def _kill_after(delay_s: float) -> None:
     timer.start()
 
 
-def _train_until_killed(config: FinetuneConfig, delay_s: float, in_save: int) -> None:
-    """Train; die `delay_s` after the start, or of the `in_save`-th save if that is given."""
+class _Trigger(SilentWatcher):
+    """Starts the countdown when the first step is done."""
+
+    def __init__(self, delay_s: float) -> None:
+        self._delay_s: float | None = delay_s
+
+    def step(self, done: int, total: int, figures: Mapping[str, float]) -> None:
+        if self._delay_s is not None:
+            _kill_after(self._delay_s)
+            self._delay_s = None
+
+
+def _train_until_killed(config: FinetuneConfig, after: str, delay_s: float) -> None:
+    """Train; die `delay_s` after "start", after the first "step" or the beginning of a "save"."""
     import torch
 
     torch.set_num_threads(1)
-    if not in_save:
+    if after == "start":
         _kill_after(delay_s)
-    real, count = run_state.save_state, 0
+    real = run_state.save_state
 
     def save(*arguments: Any, **options: Any) -> Path:
-        nonlocal count
-        count += 1
-        if count == in_save:
+        if after == "save":
             _kill_after(delay_s)
         return real(*arguments, **options)
 
     module.save_state = save
-    finetune(config)
+    finetune(config, watcher=_Trigger(delay_s) if after == "step" else None)
 
 
 @pytest.fixture(scope="module")
@@ -66,18 +78,20 @@ def test_killed_twenty_times_and_still_the_same_run(
     # Lives are forked from a process that has imported everything; it finds modules by this.
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["finetune_cases", "test_finetune_kills"])
+    context.set_forkserver_preload(["test_finetune_kills", "peft", "bitsandbytes"])
     random = np.random.default_rng(0)
     config = demanding_config(inputs, tmp_path / "run", **_EXAMPLES)
     checkpoints = tmp_path / "run" / "checkpoints"
     kills = partial = 0
     reached: list[int] = []
     while kills < KILLS:
-        if where == "anywhere":
-            delay_s, in_save = float(random.uniform(0.5, 3.0)), 0
-        else:  # a save takes some 10 ms
-            delay_s, in_save = float(random.uniform(0.0, 0.015)), int(random.integers(1, 3))
-        life = context.Process(target=_train_until_killed, args=(config, delay_s, in_save))
+        if where == "while writing a checkpoint":  # some 10 ms
+            after, delay_s = "save", float(random.uniform(0.0, 0.015))
+        elif kills % 5 == 4:
+            after, delay_s = "start", float(random.uniform(0.0, 2.0))
+        else:
+            after, delay_s = "step", float(random.uniform(0.0, 1.0))
+        life = context.Process(target=_train_until_killed, args=(config, after, delay_s))
         life.start()
         life.join(300)
         assert life.exitcode in (-signal.SIGKILL, 0), life.exitcode
@@ -93,6 +107,6 @@ def test_killed_twenty_times_and_still_the_same_run(
             reached = []
     finetune(config)
     count = require_same_runs(inputs / "whole", checkpoints.parent)
-    print(f"{kills} kills {where}, {partial} left a partial checkpoint, {count} tensors equal")
+    print(f"\n{kills} kills {where}, {partial} left a partial checkpoint, {count} tensors equal")
     if where != "anywhere":
         assert partial >= 5, partial

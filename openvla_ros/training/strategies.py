@@ -93,9 +93,20 @@ def prepare_model(
             parameter.data = parameter.data.to(frozen)
     for parameter in prepared.trained.values():
         assert parameter.dtype == torch.float32, "what is trained is float32"
+    _keep_packing(model)
     save_passes(prepared)
     model.train()
     return prepared
+
+
+def _keep_packing(model: OpenVLAForActionPrediction) -> None:
+    """Stop bitsandbytes from packing weights on a CPU anew for its kernel of evaluations.
+
+    It would do so in the first evaluation and for good, and no gradient gets through them then.
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
 
 
 def save_passes(prepared: PreparedModel) -> None:
