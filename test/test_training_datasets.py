@@ -129,3 +129,26 @@ def test_a_mixture_names_its_datasets_weights_and_transforms(tmp_path: Path) -> 
         ("fractal20220817_data", 1.0, "fractal20220817_data"),
     ]
     assert all(isinstance(source, SourceConfig) for source in sources)
+
+
+def test_a_folder_of_recordings_is_one_source_whose_episodes_have_names_of_their_own(
+    tmp_path: Path,
+) -> None:
+    """A lab records one bag per demonstration, and its robot has one statistics key."""
+    for number, lengths in enumerate([(4, 5), (3,)]):
+        write_recordings(tmp_path / "demos" / f"day_{number}", lengths, seed=10 * number)
+    (one,) = open_training_sets(data_config(tmp_path / "cache", tmp_path / "demos"), 7)
+    assert [len(episode) for episode in one.episodes] == [4, 5, 3]
+    assert [episode.name for episode in one.episodes] == [
+        "day_0_episode_000",
+        "day_0_episode_001",
+        "day_1_episode_000",
+    ]
+    assert one.entry["num_trajectories"] == 3
+
+
+def test_a_folder_without_a_recording_among_others_is_named(tmp_path: Path) -> None:
+    write_recordings(tmp_path / "demos" / "day_0")
+    (tmp_path / "demos" / "notes").mkdir()
+    with pytest.raises(ConfigurationError, match="folders without one: notes"):
+        open_training_sets(data_config(tmp_path / "cache", tmp_path / "demos"), 7)

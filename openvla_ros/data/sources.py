@@ -87,6 +87,26 @@ def open_episodes(
     return episodes
 
 
+def find_recordings(path: Path) -> list[Path]:
+    """Return what lies at a path: the recording itself, or those that a folder holds, by name.
+
+    Raises:
+        ConfigurationError: The folder also holds one in which there is no recording.
+    """
+    if not path.is_dir() or _kinds_of_folder(path):
+        return [path]
+    inside = sorted(path.iterdir())
+    folders = [entry for entry in inside if entry.is_dir()]
+    files = [entry for entry in inside if entry.is_file() and _kinds_of_file(entry)]
+    empty = [entry.name for entry in folders if not _kinds_of_folder(entry)]
+    if empty and len(empty) < len(folders) + len(files):
+        raise ConfigurationError(
+            f"{path} holds recordings, and folders without one: {', '.join(empty)}. Move them "
+            "elsewhere, so that nothing is left out unnoticed."
+        )
+    return sorted([*folders, *files]) if not empty and (folders or files) else [path]
+
+
 def source_kind(source: Path) -> str:
     """Return which of the kinds a source is: `BAG`, `LEROBOT`, `RLDS` or `NPZ`.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from openvla_ros.action_specs import TRAINING_SOURCE, load_action_spec
 from openvla_ros.data.episode import Episode
-from openvla_ros.data.sources import BAG, source_kind
+from openvla_ros.data.sources import BAG, find_recordings, source_kind
 from openvla_ros.data.topics import ActionSource, TopicConfig, read_topic_file
 from openvla_ros.training.config import SourceConfig
 from openvla_ros.types import ActionSpec
@@ -56,7 +56,8 @@ def _made_values(source: SourceConfig, episodes: Sequence[Episode]) -> dict[str,
 
 
 def _topics(source: SourceConfig) -> TopicConfig | None:
-    if source_kind(Path(source.path).expanduser()) != BAG:
+    first = find_recordings(Path(source.path).expanduser())[0]
+    if source_kind(first) != BAG:
         return None
     return read_topic_file(Path(source.topics).expanduser()) if source.topics else TopicConfig()
 

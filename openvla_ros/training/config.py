@@ -24,7 +24,7 @@ class SourceConfig:
     """One recording, or a folder of them, and how its steps become training steps.
 
     Attributes:
-        path: rosbag2, LeRobot, RLDS or npz; see docs/data_formats.md.
+        path: rosbag2, LeRobot, RLDS or npz, or a folder of several; see docs/data_formats.md.
         name: Statistics key under which its actions are un-normalised when deployed.
         weight: Relative weight in the mixture, before it is multiplied by the number of steps.
         topics: For bags: YAML file that says which topic is what; "" = the defaults.

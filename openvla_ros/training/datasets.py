@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from openvla_ros.data.episode_edits import (
 )
 from openvla_ros.data.fingerprint import fingerprint
 from openvla_ros.data.oxe_mixtures import dataset_folder, named_mixture
-from openvla_ros.data.sources import open_episodes
+from openvla_ros.data.sources import find_recordings, open_episodes
 from openvla_ros.data.statistics import cached_statistics
 from openvla_ros.data.topics import read_topic_file
 from openvla_ros.errors import ConfigurationError
@@ -173,23 +173,13 @@ def split_episodes(
 
 
 def _open_set(source: SourceConfig, data: DataConfig, seed: int) -> TrainingSet:
-    path = Path(source.path).expanduser()
-    recorded = open_episodes(
-        path,
-        topics=read_topic_file(Path(source.topics).expanduser()) if source.topics else None,
-        camera=source.camera,
-        rate_hz=source.rate_hz,
-        pose_key=source.pose_key,
-        skip_unlabelled=source.skip_unlabelled,
-        transform=source.transform,
-        jpeg_as_tensorflow=source.jpeg_as_tensorflow,
-    )
+    recorded = _recorded_episodes(source)
     episodes, dropped = edit_episodes(recorded, edits_of(source))
     if not episodes:
         raise ConfigurationError(
-            f"data.sources, {source.name}: of {len(recorded)} episodes in {path} no step is left "
-            f"to train on ({_told(dropped)}). Check drop_first_steps, drop_idle and resample_hz, "
-            "and that actions were recorded."
+            f"data.sources, {source.name}: of {len(recorded)} episodes in {source.path} no step is "
+            f"left to train on ({_told(dropped)}). Check drop_first_steps, drop_idle and "
+            "resample_hz, and that actions were recorded."
         )
     actions = np.concatenate([episode.actions for episode in episodes])
     mask = np.array([True] * (actions.shape[1] - 1) + [False])
@@ -213,6 +203,27 @@ def _open_set(source: SourceConfig, data: DataConfig, seed: int) -> TrainingSet:
         identity=_identity(source),
         dropped=dropped,
     )
+
+
+def _recorded_episodes(source: SourceConfig) -> list[Episode]:
+    """The episodes of all recordings of a source, by names that differ."""
+    recordings = find_recordings(Path(source.path).expanduser())
+    topics = read_topic_file(Path(source.topics).expanduser()) if source.topics else None
+    recorded = []
+    for path in recordings:
+        episodes = open_episodes(
+            path,
+            topics=topics,
+            camera=source.camera,
+            rate_hz=source.rate_hz,
+            pose_key=source.pose_key,
+            skip_unlabelled=source.skip_unlabelled,
+            transform=source.transform,
+            jpeg_as_tensorflow=source.jpeg_as_tensorflow,
+        )
+        prefix = f"{path.name}_" if len(recordings) > 1 else ""
+        recorded += [replace(episode, name=prefix + episode.name) for episode in episodes]
+    return recorded
 
 
 def _identity(source: SourceConfig) -> str:
