@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from openvla_ros.model.random_weights import profile_config
 from openvla_ros.training.config_file import config_from, plain_config
 from openvla_ros.training.plan import make_plan, work_per_sample_tflop
 from openvla_ros.training.run_log import append_line
+from openvla_ros.training.run_state import newest_state
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +137,29 @@ def test_progress_is_a_bar_for_people_and_lines_for_a_file(is_terminal: bool) ->
     assert "accuracy 50.0 % (teacher-forced)" in text
     if not is_terminal:
         assert "\x1b" not in text and "step 12 of 14" in text and "step 11" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_all_processes_of_a_run_saves_it(
+    inputs: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    """As Ctrl-C in a terminal does, which the processes that prepare images get too."""
+    settings = {"data__workers": 2, "optimization__max_steps": 5000, "run__evaluate_every": 0}
+    path = config_file(inputs, tmp_path, run__save_every=5000, **settings)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "openvla_ros.cli", "finetune", "--config", str(path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step "):  # the first line about training
+            os.killpg(process.pid, number)
+            break
+    rest = process.communicate()[1]
+    assert process.returncode == code, rest
+    assert "which is saved; the same call goes on." in rest and "Traceback" not in rest, rest
+    state = newest_state(tmp_path / "run" / "checkpoints")
+    assert state is not None and 0 < state.step < 5000

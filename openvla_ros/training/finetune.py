@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from openvla_ros.errors import ConfigurationError, DependencyError, StorageError
 from openvla_ros.model.action_tokenizer import ActionTokenizer
@@ -284,7 +285,7 @@ def _finish(
                 base_folder=inputs.folder,
                 write=ranks.is_main,
             )
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise StorageError(
                 f"The result cannot be written to {folder}: {error}. The run is saved; make room "
                 "and start the same command again."

@@ -231,7 +231,8 @@ def _require_shared_memory(needed_bytes: int) -> None:
 def _start_worker(_: int) -> None:
     """An interrupt is the training process's to handle: it stops its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Schedulers send it to all processes, and the run needs its next batch before it can save.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _start_method() -> str:
