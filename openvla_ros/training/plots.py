@@ -16,6 +16,8 @@ LOSS_PLOT, ACCURACY_PLOT = "loss.png", "accuracy.png"
 _SIZE_INCHES = (8.0, 5.0)
 _DPI = 120
 _COLOURS = {"training": "tab:blue", "held_out": "tab:orange"}
+_NAMES = {"training": "training", "held_out": "held-out"}
+_BASELINES = {"constant": "always the most frequent ids", "previous": "the action before"}
 
 
 def draw_plots(folder: Path) -> list[Path]:
@@ -29,6 +31,7 @@ def draw_plots(folder: Path) -> list[Path]:
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise DependencyError(
             "The plots of a run need matplotlib, which is not installed: pip install '.[train]' in "
@@ -43,8 +46,10 @@ def draw_plots(folder: Path) -> list[Path]:
         axes = figure.subplots()
         draw(axes, steps, evaluations)
         axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.get_lines():
+            axes.legend()
         figure.savefig(folder / name, dpi=_DPI)
         written.append(folder / name)
     return written
@@ -55,7 +60,13 @@ def _draw_loss(
 ) -> None:
     _plot(axes, _curve(steps, "loss"), "-", color="tab:gray", label="training batches")
     for name, colour in _COLOURS.items():
-        _plot(axes, _curve(evaluations, name, "loss"), "o-", color=colour, label=f"{name} slice")
+        _plot(
+            axes,
+            _curve(evaluations, name, "loss"),
+            "o-",
+            color=colour,
+            label=f"{_NAMES[name]} slice",
+        )
     axes.set_ylabel("loss (cross-entropy per id)")
     axes.set_title("Loss, teacher-forced")
     axes.set_ylim(bottom=0)
@@ -68,10 +79,12 @@ def _draw_accuracy(
     _plot(axes, _curve(steps, "action_accuracy"), "-", color="tab:gray", label=label)
     for name, colour in _COLOURS.items():
         free = _curve(evaluations, name, "free_running", "accuracy")
-        _plot(axes, free, "o-", color=colour, label=f"{name} slice, free-running")
+        _plot(axes, free, "o-", color=colour, label=f"{_NAMES[name]} slice, free-running")
         for baseline, style in (("constant", ":"), ("previous", "--")):
-            curve = _curve(evaluations, name, baseline, "accuracy")
-            _plot(axes, curve, style, color=colour, label=f"{name} slice, {baseline} answers")
+            _, levels = _curve(evaluations, name, baseline, "accuracy")
+            if levels:  # the slice is the same in every evaluation, and so are its baselines
+                text = f"{_NAMES[name]} slice, {_BASELINES[baseline]}"
+                axes.axhline(levels[-1], linestyle=style, linewidth=1, color=colour, label=text)
     axes.set_ylabel("share of ids that are right")
     axes.set_title("Token accuracy")
     axes.set_ylim(0, 1)
