@@ -140,3 +140,22 @@ def test_a_higher_rate_is_refused_and_a_short_episode_left_out() -> None:
     with pytest.raises(ConfigurationError, match="Give at most 10"):
         resample_steps(made_up(random_actions(4)), 15)
     assert resample_steps(made_up(random_actions(4)), 2) is None
+
+
+def test_six_numbers_are_motions_and_no_gripper() -> None:
+    """A pose without a gripper: its yaw is not one."""
+    actions = random_actions(6)[:, :6]
+    actions[[1, 2], :5] = 0.0
+    actions[2, 5] = 0.0
+    assert steps_of(drop_idle_steps(made_up(actions), 1e-4)) == [0, 1, 3, 4, 5]
+    slower = resample_steps(made_up(actions), 5)
+    assert slower is not None
+    apart = np.abs(slower.actions - actions.reshape(3, 2, 6).sum(axis=1)).max()
+    assert apart < 1e-12, apart
+    with pytest.raises(ConfigurationError, match="6 numbers, and none is a gripper"):
+        binarize_gripper_actions(made_up(actions))
+
+
+def test_rotations_of_six_numbers_do_not_add_up() -> None:
+    with pytest.raises(ConfigurationError, match="10 numbers: their rotations do not add up"):
+        resample_steps(made_up(np.zeros((6, 10))), 5)

@@ -266,11 +266,12 @@ def test_a_damaged_table_of_v30_is_named(tmp_path: Path, name: str) -> None:
         lerobot_episodes(folder)
 
 
-def test_an_empty_task_can_be_left_out(tmp_path: Path) -> None:
+def test_an_empty_task_is_read_when_asked_for(tmp_path: Path) -> None:
     folder = formats.write_lerobot(tmp_path / "dataset", [RECS[0], formats.recording(5, 4, "")])
     with pytest.raises(ConfigurationError, match="no instruction"):
         lerobot_episodes(folder)
-    assert len(lerobot_episodes(folder, skip_unlabelled=True)) == 1
+    read = lerobot_episodes(folder, keep_unlabelled=True)
+    assert [bool(episode.instruction) for episode in read] == [True, False]
 
 
 @pytest.mark.parametrize("library", ["pyarrow", "av"])

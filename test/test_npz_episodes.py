@@ -109,10 +109,13 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, changes: dict, why: 
         npz_episodes(write(tmp_path / "a.npz", **changes))
 
 
-def test_an_empty_instruction_can_be_left_out(tmp_path: Path) -> None:
+def test_an_empty_instruction_is_read_when_asked_for(tmp_path: Path) -> None:
     write(tmp_path / "episode_0.npz", instruction=np.array(""))
     write(tmp_path / "episode_1.npz")
-    assert [e.name for e in npz_episodes(tmp_path, skip_unlabelled=True)] == ["episode_1"]
+    read = npz_episodes(tmp_path, keep_unlabelled=True)
+    assert [bool(episode.instruction) for episode in read] == [False, True]
+    with pytest.raises(ConfigurationError, match="no instruction"):
+        npz_episodes(tmp_path)
 
 
 def test_a_damaged_picture_names_its_step(tmp_path: Path) -> None:
@@ -156,7 +159,8 @@ def test_a_member_without_an_array_header_is_refused(tmp_path: Path) -> None:
 
 def test_what_the_document_shows_is_what_is_read(tmp_path: Path, monkeypatch) -> None:
     text = (Path(__file__).resolve().parents[1] / "docs/data_formats.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    section = text.partition("\n## npz\n")[2]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(code, {})
     (episode,) = npz_episodes(tmp_path)

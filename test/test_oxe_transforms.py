@@ -66,11 +66,14 @@ def test_droid_leaves_out_steps_whose_arm_stands_still() -> None:
     velocity[2, 4] = 0.6e-5 * spread[4]
     velocity[3, 0] = 0.5
     closing = np.array([[0.0], [1.0], [0.25], [1.0]])
-    droid = TRANSFORMS["droid"].actions(velocity, closing, where="made")
-    assert np.isnan(droid).all(axis=1).tolist() == [True, True, False, False]
-    wipe = TRANSFORMS["droid_wipe"].actions(velocity, closing, where="made")
-    assert np.array_equal(wipe[:, 6], np.float32([1.0, 0.0, 0.75, 0.0]))
-    assert np.array_equal(droid[2:], wipe[2:])
+    droid = TRANSFORMS["droid"]
+    actions = droid.actions(velocity, closing, where="made")
+    assert np.array_equal(actions[:, 6], np.float32([1.0, 0.0, 0.75, 0.0]))
+    assert droid.is_idle is not None
+    assert droid.is_idle(actions.astype(np.float64)).tolist() == [True, True, False, False]
+    wipe = TRANSFORMS["droid_wipe"]
+    assert np.array_equal(wipe.actions(velocity, closing, where="made"), actions)
+    assert wipe.is_idle is None
 
 
 def rotation(axis: int, angle: float) -> np.ndarray:

@@ -79,7 +79,8 @@ def test_another_episode_begins_where_the_task_changes(tmp_path: Path) -> None:
     path = write_record(tmp_path, steps__language_instruction=texts)
     with pytest.raises(ConfigurationError, match="skip_unlabelled"):
         rlds_episodes(path, rate_hz=5)
-    first, second = rlds_episodes(path, rate_hz=5, skip_unlabelled=True)
+    first, unlabelled, second = rlds_episodes(path, rate_hz=5, keep_unlabelled=True)
+    assert (unlabelled.instruction, len(unlabelled)) == ("", 1)
     assert (first.name, first.instruction, len(first)) == (
         "some.tfrecord_000000_part_000",
         "first",

@@ -15,7 +15,7 @@ from openvla_ros.data.rlds import rlds_episodes
 from openvla_ros.data.sources import open_episodes
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.ros.frame_sources import SHARED_VARIABLE, shared_data_folder
-from openvla_ros.training.config import DataConfig
+from openvla_ros.training.config import DataConfig, SourceConfig
 from openvla_ros.training.datasets import open_training_sets
 
 OCTO = (shared_data_folder() or Path("absent")) / "bridge_octo_tfrecord"
@@ -156,7 +156,7 @@ def test_rotations_stored_as_quaternions_become_angles(
     assert np.array_equal(actions[:, 6], gripper)
 
 
-def droid(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
+def droid(folder: Path, episodes: int = 1) -> tuple[Path, dict[str, np.ndarray]]:
     dataset = oxe.OxeDataset(
         {
             oxe.VELOCITY: 6,
@@ -173,19 +173,59 @@ def droid(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
     record = oxe.record(dataset, features)
     pictures = record.pop("steps/observation/another_view")
     record["steps/observation/exterior_image_2_left"] = pictures
-    return write(folder, record), features
+    return write(folder, *[record] * episodes), features
 
 
-def test_droid_has_two_cameras_to_choose_from_and_no_idle_steps(tmp_path: Path) -> None:
+def test_droid_has_two_cameras_to_choose_from(tmp_path: Path) -> None:
     path, features = droid(tmp_path)
-    kept = [1, 2, 4, 5]
-    for camera, first in (("", 0), ("exterior_image_2_left", 100)):
+    for camera, first in (("exterior_image_1_left", 0), ("exterior_image_2_left", 100)):
         (episode,) = rlds_episodes(path, camera, transform="droid")
-        assert [image[0, 0, 0] - first for image in episode.open_images()] == kept
-        assert np.array_equal(episode.actions[:, :6], features[oxe.VELOCITY][kept])
-    position = [features[f"observation/{n}_position"][kept] for n in ("cartesian", "gripper")]
+        assert [image[0, 0, 0] - first for image in episode.open_images()] == [*range(6)]
+        assert np.array_equal(episode.actions[:, :6], features[oxe.VELOCITY])
+    position = [features[f"observation/{n}_position"] for n in ("cartesian", "gripper")]
     assert episode.states is not None and np.array_equal(episode.states, np.hstack(position))
-    assert np.diff(episode.stamps_ns).tolist() == pytest.approx([1e9 / 15, 2e9 / 15, 1e9 / 15])
+    assert episode.rate_hz == 15
+
+
+def test_half_of_the_droid_episodes_are_seen_by_either_camera_and_always_by_the_same(
+    tmp_path: Path,
+) -> None:
+    path, _ = droid(tmp_path, episodes=40)
+    first_levels = [
+        [int(next(e.open_images())[0, 0, 0]) for e in rlds_episodes(path, transform="droid")]
+        for _ in range(2)
+    ]
+    assert first_levels[0] == first_levels[1] and set(first_levels[0]) == {0, 100}
+    assert 10 <= first_levels[0].count(100) <= 30, first_levels[0]
+
+
+def test_idle_and_unlabelled_steps_count_in_the_statistics_and_are_not_trained_on(
+    tmp_path: Path,
+) -> None:
+    """The reference computes them before its filters, and so are the published ones."""
+    path, features = droid(tmp_path)
+    unlabelled = path.read_bytes().replace(b"pick up the can", b" " * 15)
+    record = formats.framed(unlabelled[12:-4])
+    path.write_bytes(path.read_bytes() + record)
+    source = SourceConfig(path=str(path), name="droid", transform="droid", skip_unlabelled=True)
+    data = DataConfig(sources=(source,), held_out=0.0, cache_folder=str(tmp_path / "cache"))
+    (one,) = open_training_sets(data, seed=0)
+    assert (one.steps, len(one.episodes)) == (4, 1)
+    assert one.dropped == {"without an instruction": 6, "idle": 2, "episodes": 1}
+    assert np.array_equal(one.episodes[0].actions[:, :6], features[oxe.VELOCITY][[1, 2, 4, 5]])
+    entry = one.entry
+    assert (entry["num_transitions"], entry["num_trajectories"]) == (12, 2)
+    q01 = np.quantile(np.tile(features[oxe.VELOCITY].astype(np.float64), (2, 1)), 0.01, axis=0)
+    assert np.array_equal(entry["action"]["q01"][:6], q01)
+
+
+@pytest.mark.parametrize("transform", ["droid", "droid_wipe"])
+def test_velocities_are_not_added_up(tmp_path: Path, transform: str) -> None:
+    path, _ = droid(tmp_path)
+    source = SourceConfig(path=str(path), name="mine", transform=transform, resample_hz=5.0)
+    data = DataConfig(sources=(source,), cache_folder=str(tmp_path / "cache"))
+    with pytest.raises(ConfigurationError, match=r"mine: resample_hz adds .* velocities"):
+        open_training_sets(data, seed=0)
 
 
 def test_tabletop_grippers_are_binarised(tmp_path: Path) -> None:

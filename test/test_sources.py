@@ -89,10 +89,3 @@ def test_a_lerobot_dataset_keeps_its_own_rate(tmp_path: Path) -> None:
     folder = formats.write_lerobot(tmp_path / "dataset", [REC])
     with pytest.raises(ConfigurationError, match="was recorded at 5 Hz"):
         open_episodes(folder, rate_hz=10)
-
-
-def test_a_source_without_a_single_task_is_refused(tmp_path: Path) -> None:
-    rec = formats.recording(1, task=" ")
-    formats.write_rlds(tmp_path / "rlds", [rec])
-    with pytest.raises(ConfigurationError, match="holds no episodes with an instruction"):
-        open_episodes(tmp_path / "rlds", rate_hz=5, skip_unlabelled=True)

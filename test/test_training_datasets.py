@@ -98,6 +98,29 @@ def test_actions_of_different_lengths_are_refused(tmp_path: Path) -> None:
         open_training_sets(data_config(tmp_path / "cache", *folders), 7)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "masked"), [(6, [True] * 6), (7, [True] * 6 + [False]), (10, [True] * 9 + [False])]
+)
+def test_all_numbers_but_the_gripper_are_normalised(
+    tmp_path: Path, numbers: int, masked: list[bool]
+) -> None:
+    folder = write_recordings(tmp_path / "demos", (5,))
+    path = folder / "episode_000.npz"
+    arrays = dict(np.load(path))
+    np.savez(path, **arrays | {"action": np.resize(arrays["action"], (5, numbers))})
+    (one,) = open_training_sets(data_config(tmp_path / "cache", folder), 7)
+    assert one.entry["action"]["mask"] == masked
+
+
+def test_actions_of_different_lengths_in_one_source_are_refused(tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path / "demos", (3, 3))
+    path = folder / "episode_001.npz"
+    arrays = dict(np.load(path))
+    np.savez(path, **arrays | {"action": arrays["action"][:, 1:]})
+    with pytest.raises(ConfigurationError, match="7 in episode_000, 6 in episode_001"):
+        open_training_sets(data_config(tmp_path / "cache", folder), 7)
+
+
 def test_identity_changes_with_content_and_settings_and_not_with_the_place(tmp_path: Path) -> None:
     folder = write_recordings(tmp_path / "a" / "demos")
     config = data_config(tmp_path / "cache", folder)

@@ -13,11 +13,8 @@ from itertools import islice
 import numpy as np
 
 from openvla_ros.data.episode import Episode
-from openvla_ros.data.gripper_labels import binarize_gripper
+from openvla_ros.data.gripper_labels import POSE_DIM, binarize_gripper, has_gripper
 from openvla_ros.errors import ConfigurationError
-
-#: Numbers of a pose that an action moves: x y z roll pitch yaw.
-_POSE_DIMS = 6
 
 
 def drop_first_steps(episode: Episode, count: int) -> Episode | None:
@@ -28,6 +25,16 @@ def drop_first_steps(episode: Episode, count: int) -> Episode | None:
 def drop_steps_without_action(episode: Episode) -> Episode | None:
     """Return the steps whose action was recorded."""
     return _keep(episode, np.flatnonzero(np.isfinite(episode.actions).all(axis=1)))
+
+
+def drop_steps(episode: Episode, is_dropped: Callable[[np.ndarray], np.ndarray]) -> Episode | None:
+    """Return the steps whose action is not dropped: (T, n) actions to (T,) bool."""
+    return _keep(episode, np.flatnonzero(~is_dropped(episode.actions)))
+
+
+def drop_unlabelled(episode: Episode) -> Episode | None:
+    """Return the episode if it has an instruction."""
+    return episode if episode.instruction.strip() else None
 
 
 def derive_actions(episode: Episode) -> Episode | None:
@@ -41,18 +48,18 @@ def derive_actions(episode: Episode) -> Episode | None:
     Source: openvla @ c8f03f4, relabel_bridge_actions.
     """
     where = f"{episode.name} of {episode.source}"
-    if episode.states is None or episode.states.shape[1] < _POSE_DIMS:
+    if episode.states is None or episode.states.shape[1] < POSE_DIM:
         raise ConfigurationError(
             f"{where} has no pose of the end effector, and actions: from_states needs it. Name it "
             "(pose_key, or ee_pose in the topic file), or use actions: recorded."
         )
-    if episode.actions.shape[1] != _POSE_DIMS + 1:
+    if episode.actions.shape[1] != POSE_DIM + 1:
         raise ConfigurationError(
             f"{where} has actions of {episode.actions.shape[1]} numbers; actions: from_states "
-            f"makes {_POSE_DIMS + 1}. Use actions: recorded."
+            f"makes {POSE_DIM + 1}. Use actions: recorded."
         )
-    moved = np.diff(episode.states[:, :_POSE_DIMS], axis=0)
-    actions = np.concatenate([moved, episode.actions[:-1, _POSE_DIMS:]], axis=1)
+    moved = np.diff(episode.states[:, :POSE_DIM], axis=0)
+    actions = np.concatenate([moved, episode.actions[:-1, POSE_DIM:]], axis=1)
     return _keep(episode, np.arange(len(episode) - 1), actions)
 
 
@@ -60,7 +67,15 @@ def binarize_gripper_actions(episode: Episode) -> Episode:
     """Return the episode with a gripper of 0 or 1: one on its way counts as where it arrives.
 
     Steps without an action stay without one.
+
+    Raises:
+        ConfigurationError: The actions have no gripper.
     """
+    if not has_gripper(episode.actions.shape[1]):
+        raise ConfigurationError(
+            f"{episode.name} of {episode.source} has actions of {POSE_DIM} numbers, and none is a "
+            "gripper: set binarize_gripper to false."
+        )
     actions = episode.actions.copy()
     known = np.isfinite(actions[:, -1])
     actions[known, -1] = binarize_gripper(actions[known, -1])
@@ -72,15 +87,15 @@ def drop_idle_steps(episode: Episode, idle_motion: float) -> Episode | None:
 
     Args:
         episode: Every step with an action.
-        idle_motion: Norm of all numbers but the last below which a step does not move.
+        idle_motion: Norm of all numbers but the gripper below which a step does not move.
 
     Source: openvla @ c8f03f4, is_noop in regenerate_libero_dataset.
     """
-    moves = np.linalg.norm(episode.actions[:, :-1], axis=1) >= idle_motion
-    gripper = episode.actions[:, -1]
+    motions, gripper = _parts(episode)
+    moves = np.linalg.norm(motions, axis=1) >= idle_motion
     kept: list[int] = []
     for step in range(len(episode)):
-        changes = bool(kept) and gripper[step] != gripper[kept[-1]]
+        changes = bool(kept) and not np.array_equal(gripper[step], gripper[kept[-1]])
         if moves[step] or changes:
             kept.append(step)
     return _keep(episode, np.array(kept, np.int64))
@@ -90,13 +105,20 @@ def resample_steps(episode: Episode, rate_hz: float) -> Episode | None:
     """Return the episode at a lower rate: of each group of steps the first picture, all motion.
 
     Motions add up, rotations too, number by number, as differences of poses do; that is right for
-    displacements, not for velocities. The gripper is the last of the group. A group that the end of
-    the episode cuts short is left out, since its motion is not all there; a step without an action
-    makes a group without one.
+    displacements of six numbers, not for velocities or other forms of a rotation. The gripper is
+    the last of the group. A group that the end of the episode cuts short is left out, since its
+    motion is not all there; a step without an action makes a group without one.
 
     Raises:
-        ConfigurationError: The rate is higher than the episode's.
+        ConfigurationError: The rate is higher than the episode's, or the rotation has more than
+            three numbers.
     """
+    motions, gripper = _parts(episode)
+    if motions.shape[1] > POSE_DIM:
+        raise ConfigurationError(
+            f"{episode.name} of {episode.source} has actions of {episode.actions.shape[1]} "
+            "numbers: their rotations do not add up. Leave resample_hz out."
+        )
     ratio = episode.rate_hz / rate_hz
     if ratio < 1.0:
         raise ConfigurationError(
@@ -108,8 +130,8 @@ def resample_steps(episode: Episode, rate_hz: float) -> Episode | None:
     if len(bounds) < 2:
         return None
     starts, ends = bounds[:-1], bounds[1:]
-    actions = np.add.reduceat(episode.actions[: bounds[-1]], starts, axis=0)
-    actions[:, -1] = episode.actions[ends - 1, -1]
+    sums = np.add.reduceat(motions[: bounds[-1]], starts, axis=0)
+    actions = np.concatenate([sums, gripper[ends - 1]], axis=1)
     thinned = _keep(episode, starts, actions)
     return None if thinned is None else replace(thinned, rate_hz=rate_hz)
 
@@ -128,6 +150,13 @@ class _KeptImages:
         for step in self.steps.tolist():
             yield next(islice(images, step - read, None))
             read = step + 1
+
+
+def _parts(episode: Episode) -> tuple[np.ndarray, np.ndarray]:
+    """Motions (T, n) and gripper (T, 1), or (T, 0) where there is none."""
+    numbers = episode.actions.shape[1]
+    split = numbers - 1 if has_gripper(numbers) else numbers
+    return episode.actions[:, :split], episode.actions[:, split:]
 
 
 def _keep(episode: Episode, steps: np.ndarray, actions: np.ndarray | None = None) -> Episode | None:

@@ -1,6 +1,6 @@
 """What a dataset says about the gripper, as OpenVLA learns it: per step, 1 open and 0 closed.
 
-Both functions look at float32, as the reference does: 0.1 stored as float32 is not above 0.1.
+Both readings look at float32, as the reference does: 0.1 stored as float32 is not above 0.1.
 """
 
 from __future__ import annotations
@@ -10,6 +10,13 @@ import numpy as np
 OPEN_ABOVE, CLOSED_BELOW = 0.95, 0.05
 #: A relative command closer to 0 than this holds the gripper as it is.
 HOLD_WITHIN = 0.1
+#: Numbers of an action that is the motion of a pose, and says nothing of a gripper.
+POSE_DIM = 6
+
+
+def has_gripper(action_dim: int) -> bool:
+    """Return whether the last number of an action is the gripper, and all others are motions."""
+    return action_dim != POSE_DIM
 
 
 def binarize_gripper(gripper: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ POSE_NAMES = ("x", "y", "z", "roll", "pitch", "yaw")
 
 
 def lerobot_episodes(
-    folder: Path, camera: str = "", *, pose_key: str = "", skip_unlabelled: bool = False
+    folder: Path, camera: str = "", *, pose_key: str = "", keep_unlabelled: bool = False
 ) -> list[Episode]:
     """Return the episodes of a LeRobot dataset; where the task changes, another episode begins.
 
@@ -42,7 +42,7 @@ def lerobot_episodes(
         camera: Feature of the camera, or its last part; "" = the only one, or the "primary".
         pose_key: Feature that holds x y z [m] roll pitch yaw [rad] gripper of the end effector.
             "" = observation.state where its numbers have these names, else there are no states.
-        skip_unlabelled: Leave out steps whose task is an empty text, instead of refusing them.
+        keep_unlabelled: Return steps whose task is an empty text too, instead of refusing them.
 
     Raises:
         ConfigurationError: Not a LeRobot dataset, incomplete or damaged, an unknown camera, an
@@ -59,7 +59,7 @@ def lerobot_episodes(
         camera=key,
         size=_image_size(info, key),
         pose=_pose_feature(info, pose_key),
-        skip_unlabelled=skip_unlabelled,
+        keep_unlabelled=keep_unlabelled,
     )
     episodes: list[Episode] = []
     rows: _Rows | None = None
@@ -104,7 +104,7 @@ class _Dataset:
     camera: str
     size: tuple[int, int] | None
     pose: str | None
-    skip_unlabelled: bool
+    keep_unlabelled: bool
 
     def read_rows(self, path: Path) -> _Rows:
         """The numbers of one data file, and where its episodes are."""
@@ -140,14 +140,14 @@ class _Dataset:
         found = []
         for number, (start, end) in enumerate(runs):
             instruction = self._instruction(int(part["task_index"][start]), where)
-            if self.skip_unlabelled and not instruction.strip():
-                continue
+            if not self.keep_unlabelled:
+                require_instruction(instruction, where)
             name = f"episode_{entry.index:06d}"
             found.append(
                 Episode(
                     name=name if len(runs) == 1 else f"{name}_part_{number:03d}",
                     source=str(self.info.folder),
-                    instruction=require_instruction(instruction, where),
+                    instruction=instruction,
                     rate_hz=self.info.rate_hz,
                     stamps_ns=even_stamps(range(start, end), self.info.rate_hz),
                     actions=actions[start:end],

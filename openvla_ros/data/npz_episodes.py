@@ -56,7 +56,7 @@ def npz_episodes(
     camera: str = "",
     *,
     rate_hz: float | None = None,
-    skip_unlabelled: bool = False,
+    keep_unlabelled: bool = False,
 ) -> list[Episode]:
     """Return the episode of one .npz file, or of each `episode_*.npz` in a folder.
 
@@ -65,7 +65,7 @@ def npz_episodes(
         camera: Name of the pictures, such as "image_0"; "" = the only ones, or "primary".
         rate_hz: Steps per second, where neither the file nor the folder's index.json has a
             `rate_hz`. None = the published rate of the `unnorm_key` in one of them.
-        skip_unlabelled: Leave out episodes whose instruction is empty, instead of refusing them.
+        keep_unlabelled: Return episodes whose instruction is empty too, instead of refusing them.
 
     Raises:
         ConfigurationError: Not such a file, damaged, arrays that do not fit each other, an unknown
@@ -76,11 +76,10 @@ def npz_episodes(
     if not paths:
         raise ConfigurationError(f"{folder_or_file} holds no {PATTERN}.")
     index = _read_index(paths[0].parent / INDEX)
-    found = [
-        _read_episode(path, str(folder_or_file), camera, rate_hz, index, skip_unlabelled)
+    return [
+        _read_episode(path, str(folder_or_file), camera, rate_hz, index, keep_unlabelled)
         for path in paths
     ]
-    return [episode for episode in found if episode is not None]
 
 
 def _read_episode(
@@ -89,15 +88,15 @@ def _read_episode(
     camera: str,
     rate_hz: float | None,
     index: dict[str, Any],
-    skip_unlabelled: bool,
-) -> Episode | None:
+    keep_unlabelled: bool,
+) -> Episode:
     where = str(path)
     arrays, cameras = _read_small_arrays(path)
     actions = _rows(arrays, "action", None, where)
     states = _rows(arrays, "state", len(actions), where) if "state" in arrays else None
     instruction = str(_scalar(arrays, "instruction", "U", where))
-    if skip_unlabelled and not instruction.strip():
-        return None
+    if not keep_unlabelled:
+        require_instruction(instruction, where)
     key = choose_camera(cameras, camera, where)
     offsets = _checked_offsets(path, key, arrays[key + _OFFSETS], len(actions))
     if "rate_hz" in {**index, **arrays}:
@@ -110,7 +109,7 @@ def _read_episode(
     return Episode(
         name=path.stem,
         source=source,
-        instruction=require_instruction(instruction, where),
+        instruction=instruction,
         rate_hz=rate_hz,
         stamps_ns=stamps_ns,
         actions=actions,

@@ -62,6 +62,9 @@ class OxeTransform:
             () where nothing is known to be that.
         instruction: Feature that holds the task; "" = where every dataset may have it.
         rate_hz: Steps per second, for names that `action_specs.yaml` does not describe.
+        other_camera: Feature that OpenVLA looks at in half of the episodes instead; "" = none.
+        is_idle: (T, 7) actions to (T,) bool: steps that count in the statistics, and that nothing
+            is trained on. None = all are trained on.
     """
 
     camera: str
@@ -70,6 +73,8 @@ class OxeTransform:
     pose: tuple[str, ...] = ()
     instruction: str = ""
     rate_hz: float | None = None
+    other_camera: str = ""
+    is_idle: Callable[[np.ndarray], np.ndarray] | None = None
 
     def actions(self, *features: np.ndarray, where: str) -> np.ndarray:
         """Return (T, 7) float32, a row of NaN for a step that is left out.
@@ -213,15 +218,13 @@ def _nonprehensile(action: np.ndarray) -> np.ndarray:
     return np.column_stack([action[:, :6], np.zeros_like(action[:, :1])])
 
 
-def _droid(velocity: np.ndarray, closing: np.ndarray, *, drop_idle: bool) -> np.ndarray:
-    actions = np.column_stack([velocity[:, :6], _inverted(closing[:, 0])])
-    if drop_idle:
-        actions[_is_idle(velocity[:, :6])] = np.nan
-    return actions
+def _droid(velocity: np.ndarray, closing: np.ndarray) -> np.ndarray:
+    return np.column_stack([velocity[:, :6], _inverted(closing[:, 0])])
 
 
-def _is_idle(motions: np.ndarray) -> np.ndarray:
-    """(T,) whether all of (T, 6) are 0 once normalised with DROID's published quantiles."""
+def _stands_still(actions: np.ndarray) -> np.ndarray:
+    """(T,) whether all six motions are 0 once normalised with DROID's published quantiles."""
+    motions = actions[:, :6].astype(np.float32)
 
     def normalized(values: np.ndarray) -> np.ndarray:
         spread = DROID_Q99 - DROID_Q01 + np.float32(1e-8)
@@ -320,17 +323,18 @@ TRANSFORMS: dict[str, OxeTransform] = {
     ),
     "fmb_dataset": _one("image_side_1", _whole),
     "dobbe": _one("wrist_image", _whole),
-    # The reference swaps the two exterior cameras at random: choose either by `camera`.
     "droid": OxeTransform(
         "exterior_image_1_left",
         (VELOCITY, GRIPPER_TARGET),
-        partial(_droid, drop_idle=True),
+        _droid,
         pose=(POSE, GRIPPER),
+        other_camera="exterior_image_2_left",
+        is_idle=_stands_still,
     ),
     "droid_wipe": OxeTransform(
         "exterior_image_2_left",
         (VELOCITY, GRIPPER_TARGET),
-        partial(_droid, drop_idle=False),
+        _droid,
         pose=(POSE, GRIPPER),
         rate_hz=15.0,
     ),

@@ -7,6 +7,7 @@ TensorFlow decodes them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -59,7 +60,7 @@ def rlds_episodes(
     *,
     rate_hz: float | None = None,
     pose_key: str = "",
-    skip_unlabelled: bool = False,
+    keep_unlabelled: bool = False,
     transform: str = "",
     jpeg_as_tensorflow: bool = True,
 ) -> list[Episode]:
@@ -69,12 +70,13 @@ def rlds_episodes(
         folder_or_file: Folder with features.json and *.tfrecord* (all its splits are read), or one
             TFRecord file.
         camera: Feature of a step's observation, such as "image_0"; "" = that of the transform, or
-            the only one, or "primary".
+            the only one, or "primary". A transform with two, as DROID's, takes one or the other of
+            them in each episode; which, depends on the name of the episode alone.
         rate_hz: Steps per second; RLDS does not store it. None = the rate that is published for a
             dataset of this name.
         pose_key: Feature of the observation that holds x y z [m] roll pitch yaw [rad] gripper of
             the end effector. "" = "state" where it is known to be that, else there are no states.
-        skip_unlabelled: Leave out steps whose instruction is empty, instead of refusing them.
+        keep_unlabelled: Return steps whose instruction is empty too, instead of refusing them.
         transform: How the features of a step become OpenVLA's seven numbers, by the name of its
             dataset in `oxe_transforms.TRANSFORMS`; "" = `action` as it is stored. Steps to which
             the transform gives no action are left out.
@@ -101,17 +103,15 @@ def rlds_episodes(
     else:
         example = parse_example(read_record(first), first)
         layout = layout_from_example(example, first.path, parts, instruction)
-    if chosen and not camera:
-        camera = OBSERVATION + chosen.camera
     reader = _Reader(
         source=str(folder_or_file),
         layout=layout,
         parts=parts,
         transform=chosen,
-        camera=choose_camera(tuple(layout.cameras), camera, str(folder)),
+        cameras=_chosen_cameras(layout, camera, chosen, str(folder)),
         rate_hz=_rate(rate_hz, dataset, transform, str(folder)),
         pose=_pose_features(layout, pose_key, dataset, folder, chosen),
-        skip_unlabelled=skip_unlabelled,
+        keep_unlabelled=keep_unlabelled,
         jpeg_as_tensorflow=jpeg_as_tensorflow,
     )
     return [
@@ -130,48 +130,47 @@ class _Reader:
     layout: RldsLayout
     parts: tuple[str, ...]
     transform: OxeTransform | None
-    camera: str
+    cameras: tuple[str, ...]
     rate_hz: float
     pose: tuple[str, ...]
-    skip_unlabelled: bool
+    keep_unlabelled: bool
     jpeg_as_tensorflow: bool
 
     def episodes(self, place: RecordPlace, name: str) -> list[Episode]:
         """The episodes of one record: one per run of the same instruction."""
         where = f"{place.path}, episode {name}"
         features = parse_example(read_record(place), place)
-        steps = len(self._feature(features, self.camera, where).byte_strings())
+        # Any one of them, and the same one always: part of what the pictures of an episode are.
+        drawn = hashlib.sha256(name.encode()).digest()[0]
+        camera = self.cameras[drawn % len(self.cameras)]
+        steps = len(self._feature(features, camera, where).byte_strings())
         if steps == 0:
-            raise ConfigurationError(f"{where} has no images in {self.camera}.")
+            raise ConfigurationError(f"{where} has no images in {camera}.")
         actions = self._actions(features, steps, where)
         states = [self._vectors(features, name, steps, where) for name in self.pose]
         instructions = self._instructions(features, steps, where)
         kept = np.flatnonzero(np.isfinite(actions).all(axis=1))
+        size = self.layout.cameras[camera]
         found = []
         runs = equal_runs([instructions[step] for step in kept])
         for part, (start, end) in enumerate(runs):
             chosen = kept[start:end]
-            if self.skip_unlabelled and not instructions[chosen[0]].strip():
-                continue
+            instruction = instructions[chosen[0]]
+            if not self.keep_unlabelled:
+                require_instruction(instruction, where)
             found.append(
                 Episode(
                     name=name if len(runs) == 1 else f"{name}_part_{part:03d}",
                     source=self.source,
-                    instruction=require_instruction(instructions[chosen[0]], where),
+                    instruction=instruction,
                     rate_hz=self.rate_hz,
                     stamps_ns=even_stamps(chosen, self.rate_hz),
                     actions=actions[chosen],
-                    open_images=_Images(
-                        place, self.camera, self._size, chosen, self.jpeg_as_tensorflow
-                    ),
+                    open_images=_Images(place, camera, size, chosen, self.jpeg_as_tensorflow),
                     states=np.column_stack(states)[chosen] if states else None,
                 )
             )
         return found
-
-    @property
-    def _size(self) -> tuple[int, int] | None:
-        return self.layout.cameras[self.camera]
 
     def _actions(self, features: Mapping[str, Feature], steps: int, where: str) -> np.ndarray:
         """(T, n) float64; a row of NaN where the transform gives no action."""
@@ -236,6 +235,16 @@ class _Images:
         )
         where = f"{self.place.path} at byte {self.place.start}, {self.camera}"
         return of_one_size(decoded, self.size, where)
+
+
+def _chosen_cameras(
+    layout: RldsLayout, camera: str, transform: OxeTransform | None, where: str
+) -> tuple[str, ...]:
+    wanted = [camera]
+    if transform and not camera:
+        of_transform = (transform.camera, transform.other_camera)
+        wanted = [OBSERVATION + name for name in of_transform if name]
+    return tuple(choose_camera(tuple(layout.cameras), name, where) for name in wanted)
 
 
 def _record_files(folder_or_file: Path) -> list[Path]:

@@ -29,7 +29,7 @@ def open_episodes(
     camera: str = "",
     rate_hz: float | None = None,
     pose_key: str = "",
-    skip_unlabelled: bool = False,
+    keep_unlabelled: bool = False,
     transform: str = "",
     jpeg_as_tensorflow: bool = True,
 ) -> list[Episode]:
@@ -42,7 +42,7 @@ def open_episodes(
         rate_hz: Steps per second, for RLDS and npz where it is not stored. A LeRobot dataset says
             it itself, and a bag is resampled to the rate in `topics`.
         pose_key: For LeRobot and RLDS: the feature that is the pose of the end effector.
-        skip_unlabelled: Leave out steps whose instruction is empty, instead of refusing them.
+        keep_unlabelled: Return steps whose instruction is empty too, instead of refusing them.
         transform: For RLDS: how the features of a step become OpenVLA's seven numbers, by the name
             of its dataset, such as "bridge_orig".
         jpeg_as_tensorflow: For RLDS: decode JPEG bit for bit as TensorFlow does, as OpenVLA was
@@ -64,7 +64,7 @@ def open_episodes(
         return bag_episodes(source, topics or TopicConfig())
     if kind == LEROBOT:
         episodes = lerobot_episodes(
-            source, camera, pose_key=pose_key, skip_unlabelled=skip_unlabelled
+            source, camera, pose_key=pose_key, keep_unlabelled=keep_unlabelled
         )
         _require_same_rate(source, episodes, rate_hz)
     elif kind == RLDS:
@@ -73,17 +73,17 @@ def open_episodes(
             camera,
             rate_hz=rate_hz,
             pose_key=pose_key,
-            skip_unlabelled=skip_unlabelled,
+            keep_unlabelled=keep_unlabelled,
             transform=transform,
             jpeg_as_tensorflow=jpeg_as_tensorflow,
         )
     else:
         _refuse_options(source, kind, pose_key=pose_key)
         episodes = npz_episodes.npz_episodes(
-            source, camera, rate_hz=rate_hz, skip_unlabelled=skip_unlabelled
+            source, camera, rate_hz=rate_hz, keep_unlabelled=keep_unlabelled
         )
     if not episodes:
-        raise ConfigurationError(f"{source} holds no episodes with an instruction.")
+        raise ConfigurationError(f"{source} holds no episodes.")
     return episodes
 
 

@@ -42,8 +42,8 @@ def require_finite(numbers: np.ndarray, what: str, where: str) -> np.ndarray:
     return numbers.astype(np.float64)
 
 
-def require_instruction(text: str, where: str) -> str:
-    """Return the text when it says something.
+def require_instruction(text: str, where: str) -> None:
+    """Return when the text says something.
 
     Raises:
         ConfigurationError: It is blank.
@@ -51,9 +51,8 @@ def require_instruction(text: str, where: str) -> str:
     if not text.strip():
         raise ConfigurationError(
             f"{where} has no instruction: the text is empty. Write the task into the recording, or "
-            "read the source with skip_unlabelled to leave such episodes out."
+            "leave such episodes out (skip_unlabelled when fine-tuning)."
         )
-    return text
 
 
 def require_rate(given: float | None, dataset: str, where: str) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from openvla_ros.action_specs import load_action_spec
 from openvla_ros.config.folders import cache_folder
 from openvla_ros.data.episode import Episode
 from openvla_ros.data.episode_edits import (
@@ -19,11 +20,15 @@ from openvla_ros.data.episode_edits import (
     derive_actions,
     drop_first_steps,
     drop_idle_steps,
+    drop_steps,
     drop_steps_without_action,
+    drop_unlabelled,
     resample_steps,
 )
 from openvla_ros.data.fingerprint import fingerprint
+from openvla_ros.data.gripper_labels import has_gripper
 from openvla_ros.data.oxe_mixtures import dataset_folder, named_mixture
+from openvla_ros.data.oxe_transforms import VELOCITY, named_transform
 from openvla_ros.data.sources import find_recordings, open_episodes
 from openvla_ros.data.statistics import cached_statistics
 from openvla_ros.data.topics import read_topic_file
@@ -45,7 +50,8 @@ class TrainingSet:
         weight: Relative weight in the mixture, before it is multiplied by the number of steps.
         episodes: Trained on; every step has an action.
         held_out: Never trained on.
-        entry: Statistics entry over all episodes, as it is written into the result.
+        entry: Statistics entry over all episodes, unlabelled ones too, as it is written into the
+            result.
         stats: The same, parsed.
         identity: What the steps and pictures come from, as a hash: content and settings.
         dropped: Why steps were left out -> how many; "episodes" counts those with none left.
@@ -121,6 +127,9 @@ def edits_of(source: SourceConfig) -> list[tuple[str, Edit]]:
     """Return what each episode of a source goes through: what it is called, and the edit.
 
     Motions add up before idle steps go, so that what a slow step moved is not lost.
+
+    Raises:
+        ConfigurationError: The source's actions are velocities, which do not add up.
     """
     edits: list[tuple[str, Edit]] = []
     if source.drop_first_steps:
@@ -130,11 +139,23 @@ def edits_of(source: SourceConfig) -> list[tuple[str, Edit]]:
     if source.binarize_gripper:
         edits.append(("", binarize_gripper_actions))
     if source.resample_hz is not None:
+        _require_displacements(source)
         edits.append(("resampled", partial(resample_steps, rate_hz=source.resample_hz)))
     edits.append(("without an action", drop_steps_without_action))
     if source.drop_idle:
         edits.append(("idle", partial(drop_idle_steps, idle_motion=source.idle_motion)))
     return edits
+
+
+def filters_of(source: SourceConfig) -> list[tuple[str, Edit]]:
+    """Return what leaves out steps that count in the statistics all the same, as the reference."""
+    filters: list[tuple[str, Edit]] = []
+    if source.skip_unlabelled:
+        filters.append(("without an instruction", drop_unlabelled))
+    is_idle = named_transform(source.transform).is_idle if source.transform else None
+    if is_idle is not None:
+        filters.append(("idle", partial(drop_steps, is_dropped=is_idle)))
+    return filters
 
 
 def edit_episodes(
@@ -174,16 +195,21 @@ def split_episodes(
 
 def _open_set(source: SourceConfig, data: DataConfig, seed: int) -> TrainingSet:
     recorded = _recorded_episodes(source)
-    episodes, dropped = edit_episodes(recorded, edits_of(source))
+    counted, dropped = edit_episodes(recorded, edits_of(source))
+    episodes, not_trained = edit_episodes(counted, filters_of(source))
+    dropped = {
+        name: dropped.get(name, 0) + not_trained.get(name, 0) for name in {**dropped, **not_trained}
+    }
     if not episodes:
         raise ConfigurationError(
             f"data.sources, {source.name}: of {len(recorded)} episodes in {source.path} no step is "
             f"left to train on ({_told(dropped)}). Check drop_first_steps, drop_idle and "
-            "resample_hz, and that actions were recorded."
+            "resample_hz, and that actions and instructions were recorded."
         )
-    actions = np.concatenate([episode.actions for episode in episodes])
-    mask = np.array([True] * (actions.shape[1] - 1) + [False])
-    entry = cached_statistics(actions, len(episodes), mask, prepared_folder(data) / "statistics")
+    actions = _joined_actions(counted, source.name)
+    mask = np.ones(actions.shape[1], bool)
+    mask[-1] = not has_gripper(len(mask))
+    entry = cached_statistics(actions, len(counted), mask, prepared_folder(data) / "statistics")
     training, held_out = split_episodes(episodes, data.held_out, seed)
     _log.info(
         "%s: %d steps of %d episodes to train on, %d episodes held out; steps left out: %s",
@@ -217,13 +243,36 @@ def _recorded_episodes(source: SourceConfig) -> list[Episode]:
             camera=source.camera,
             rate_hz=source.rate_hz,
             pose_key=source.pose_key,
-            skip_unlabelled=source.skip_unlabelled,
+            keep_unlabelled=source.skip_unlabelled,
             transform=source.transform,
             jpeg_as_tensorflow=source.jpeg_as_tensorflow,
         )
         prefix = f"{path.name}_" if len(recordings) > 1 else ""
         recorded += [replace(episode, name=prefix + episode.name) for episode in episodes]
     return recorded
+
+
+def _joined_actions(episodes: Sequence[Episode], name: str) -> np.ndarray:
+    """(N, n) of all steps."""
+    lengths = {episode.actions.shape[1]: episode.name for episode in episodes}
+    if len(lengths) > 1:
+        told = ", ".join(f"{length} in {episode}" for length, episode in lengths.items())
+        raise ConfigurationError(
+            f"data.sources, {name}: the actions are of different lengths ({told}). Make a source "
+            "of each kind, and train on one of them."
+        )
+    return np.concatenate([episode.actions for episode in episodes])
+
+
+def _require_displacements(source: SourceConfig) -> None:
+    is_velocity = load_action_spec(source.name).kind == "eef_velocity"
+    if source.transform:
+        is_velocity = VELOCITY in named_transform(source.transform).features
+    if is_velocity and source.actions == "recorded":
+        raise ConfigurationError(
+            f"data.sources, {source.name}: resample_hz adds motions up, and these actions are "
+            "velocities. Leave it out, or use actions: from_states."
+        )
 
 
 def _identity(source: SourceConfig) -> str:
