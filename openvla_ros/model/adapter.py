@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from openvla_ros.errors import CheckpointError, DependencyError
 from openvla_ros.model.checkpoint import key_problems
@@ -19,6 +20,9 @@ from openvla_ros.model.modeling import OpenVLAForActionPrediction
 from openvla_ros.model.result_files import ADAPTER_CONFIG_FILE
 
 ADAPTER_FILE = "adapter_model.safetensors"
+#: Modules of the base that may share one matrix (`tie_word_embeddings`).
+HEAD = "language_model.lm_head"
+EMBEDDINGS = "language_model.model.embed_tokens"
 _PREFIX = "base_model.model."
 # PEFT saves a dense copy of an output head it adapts; the base model already has those weights.
 _DENSE_COPY = ".base_layer.weight"
@@ -50,6 +54,8 @@ def load_adapter(
         config = LoraConfig.from_pretrained(str(adapter_dir))
         config.target_modules = sorted(adapted_modules(tensors))
         config.inference_mode = True
+        if merge and HEAD in config.target_modules:
+            _untie_head(model)
         adapted = PeftModel(model, config)
     except (ValueError, TypeError) as error:
         raise CheckpointError(
@@ -65,6 +71,15 @@ def load_adapter(
         )
     set_peft_model_state_dict(adapted, tensors)
     return adapted.merge_and_unload() if merge else adapted.base_model.model
+
+
+def _untie_head(model: OpenVLAForActionPrediction) -> None:
+    """Give the output head weights of its own: what is merged into it leaves the embeddings."""
+    head = model.get_output_embeddings()
+    if head.weight is model.get_input_embeddings().weight:
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False
+        model.config.text_config.tie_word_embeddings = False
 
 
 def adapter_key(name: str) -> str:

@@ -20,6 +20,8 @@ from openvla_ros.action_specs import ACTION_SPECS_FILE, action_specs_json, read_
 from openvla_ros.errors import CheckpointError
 from openvla_ros.model.action_stats import STATISTICS_FILE, read_raw_norm_stats
 from openvla_ros.model.adapter import (
+    EMBEDDINGS,
+    HEAD,
     adapted_modules,
     read_adapter_config,
     read_adapter_tensors,
@@ -34,7 +36,12 @@ from openvla_ros.model.derived_checkpoint import (
     write_image_path,
 )
 from openvla_ros.model.processing import PROCESSOR_FILE
-from openvla_ros.model.result_files import FINETUNE_FILE, is_adapter, read_base_reference
+from openvla_ros.model.result_files import (
+    CONFIG_FILE,
+    FINETUNE_FILE,
+    is_adapter,
+    read_base_reference,
+)
 from openvla_ros.model.shards import new_folder, write_json, write_shards
 from openvla_ros.model.tensor_files import Progress, StoredTensor, TensorReader
 
@@ -133,8 +140,10 @@ def merge_adapter(
         )
     adapter = adapter_dir if base is not None else None
     folders = resolve_folders(base or adapter_dir, adapter, local_files_only=local_files_only)
-    read_config(folders.base)
     tensors = stored_tensors(folders.base)
+    is_tied = read_config(folders.base).tie_word_embeddings
+    if is_tied:  # the head may have no entry of its own, and may change where embeddings stay
+        tensors.setdefault(f"{HEAD}.weight", tensors[f"{EMBEDDINGS}.weight"])
     changes = _read_changes(adapter_dir, tensors)
     dtype = dtype or usual_dtype(tensors)
     with (
@@ -148,6 +157,8 @@ def merge_adapter(
 
         write_shards(folder, {k: s.shape for k, s in tensors.items()}, tensor_of, dtype)
         _write_rest(folder, folders.base, adapter_dir, dtype)
+        if is_tied:
+            _untie(folder)
     return out
 
 
@@ -210,3 +221,11 @@ def _write_rest(folder: Path, base: Path, adapter_dir: Path, dtype: torch.dtype)
     told = adapter_dir / FINETUNE_FILE
     if told.exists():
         write_json(folder / FINETUNE_FILE, read_json(told) | {"kind": "merged"})
+
+
+def _untie(folder: Path) -> None:
+    """Say in config.json that output head and embeddings are two matrices."""
+    config = read_json(folder / CONFIG_FILE)
+    for part in (config, config["text_config"]):
+        part["tie_word_embeddings"] = False
+    write_json(folder / CONFIG_FILE, config)

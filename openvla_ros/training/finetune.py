@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from openvla_ros.errors import ConfigurationError, DependencyError, StorageError
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.model.base_reference import refer_to_base
-from openvla_ros.model.checkpoint import read_config, resolve_checkpoint
+from openvla_ros.model.checkpoint import read_config, resolve_checkpoint, stored_shapes
 from openvla_ros.model.configuration import OpenVLAConfig
 from openvla_ros.model.processing import OpenVLAProcessor
 from openvla_ros.model.prompts import prompt_form
@@ -279,7 +279,7 @@ def _finish(
         try:
             write_result(
                 folder,
-                _deployed_weights(prepared),
+                _deployed_weights(prepared, inputs.folder),
                 facts,
                 base=inputs.base,
                 base_folder=inputs.folder,
@@ -301,12 +301,16 @@ def _finish(
     return FinetuneResult(folder, metrics, tuple(plots))
 
 
-def _deployed_weights(prepared: PreparedModel) -> AdapterWeights | FullWeights:
+def _deployed_weights(prepared: PreparedModel, base: Path) -> AdapterWeights | FullWeights:
     if prepared.peft is not None:
         (config,) = prepared.peft.peft_config.values()
         return AdapterWeights(config.to_dict(), adapter_tensors(prepared.peft))
-    trained = prepared.trained
-    return FullWeights(tuple(trained), lambda name: full_tensor(trained[name]))
+    stored = stored_shapes(base)
+    # A tied output head is the embeddings' parameter: files may hold it under both names, and only
+    # as two tensors.
+    named = prepared.model.named_parameters(remove_duplicate=False)
+    trained = {name: p for name, p in named if p.requires_grad and name in stored}
+    return FullWeights(tuple(trained), lambda name: full_tensor(trained[name]).clone())
 
 
 @contextmanager
