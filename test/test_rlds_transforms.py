@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import oxe_records as oxe
 import pytest
 import recording_formats as formats
 
+from openvla_ros.cli import main
 from openvla_ros.data.gripper_labels import binarize_gripper
 from openvla_ros.data.oxe_transforms import TRANSFORMS
 from openvla_ros.data.rlds import rlds_episodes
 from openvla_ros.data.sources import open_episodes
 from openvla_ros.errors import ConfigurationError
+from openvla_ros.evaluation.replay.run import ReplayOptions, open_sources
 from openvla_ros.ros.frame_sources import SHARED_VARIABLE, shared_data_folder
 from openvla_ros.training.config import DataConfig, SourceConfig
 from openvla_ros.training.datasets import open_training_sets
@@ -110,6 +113,19 @@ def test_bridge_of_open_x_embodiment_keeps_its_gripper(tmp_path: Path) -> None:
     features[oxe.OPEN] = np.array([[0], [1], [0], [0], [1], [1]])
     episode = read(tmp_path, "bridge_oxe", dataset, features)
     assert episode.actions[:, 6].tolist() == [1, 0, 0, 1]
+
+
+def test_a_dataset_is_replayed_and_audited_as_it_is_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, features = bridge(tmp_path)
+    (job,), _ = open_sources([path], ReplayOptions(transform="bridge_orig"))
+    moved = features[oxe.STATE][2:, :6] - features[oxe.STATE][1:-1, :6]
+    assert np.array_equal(job.episode.actions[:, :6], moved)
+    plans = [ReplayOptions(transform=name).deciding() for name in ("", "bridge_orig")]
+    assert plans[0] != plans[1]  # another evaluation: a run of the one does not go on as the other
+    main(["audit", str(path), "--transform", "bridge_orig", "--json"])
+    assert json.loads(capsys.readouterr().out)["steps"] == 4
 
 
 def test_an_episode_without_a_step_to_learn_from_is_left_out(tmp_path: Path) -> None:

@@ -48,6 +48,9 @@ def audit(
     pose_key: Annotated[
         str, typer.Option(help="Feature of a LeRobot or RLDS dataset that is the arm's pose.")
     ] = "",
+    transform: Annotated[
+        str, typer.Option(help="Of an RLDS dataset: its Open X-Embodiment name, as trained on.")
+    ] = "",
     unnorm_key: Annotated[
         str, typer.Option(help="Statistics key that the actions are meant for.")
     ] = "",
@@ -72,7 +75,7 @@ def audit(
         episodes = [
             episode
             for source in sources
-            for episode in _episodes(source, topics, camera, rate_hz, pose_key)
+            for episode in _episodes(source, topics, rate_hz, camera, pose_key, transform)
         ]
         with _progress(len(episodes)) as on_episode:
             report = audit_episodes(
@@ -123,17 +126,29 @@ def _chosen_key(norm_stats: dict[str, ActionStats], unnorm_key: str) -> str:
 
 
 def _episodes(
-    source: Path, topics: Path | None, camera: str, rate_hz: float | None, pose_key: str
+    source: Path,
+    topics: Path | None,
+    rate_hz: float | None,
+    camera: str,
+    pose_key: str,
+    transform: str,
 ) -> list[Episode]:
     from openvla_ros.data.sources import BAG, open_episodes, source_kind
     from openvla_ros.data.topics import TopicConfig, read_topic_file
 
-    if source_kind(source) != BAG:
-        return open_episodes(source, camera=camera, rate_hz=rate_hz, pose_key=pose_key)
-    config = TopicConfig() if topics is None else read_topic_file(topics)
-    if rate_hz is not None:
-        config = dataclasses.replace(config, rate_hz=rate_hz)
-    return open_episodes(source, topics=config, camera=camera, pose_key=pose_key)
+    config = None
+    if source_kind(source) == BAG:
+        config = TopicConfig() if topics is None else read_topic_file(topics)
+        if rate_hz is not None:
+            config, rate_hz = dataclasses.replace(config, rate_hz=rate_hz), None
+    return open_episodes(
+        source,
+        topics=config,
+        camera=camera,
+        rate_hz=rate_hz,
+        pose_key=pose_key,
+        transform=transform,
+    )
 
 
 @contextmanager

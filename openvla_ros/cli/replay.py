@@ -33,6 +33,7 @@ def replay(
     out: given.Out = None,
     topics: given.Topics = None,
     camera: given.Camera = "",
+    transform: given.Transform = "",
     rate_hz: given.RateHz = 0.0,
     unnorm_key: given.UnnormKey = "",
     adapter: given.Adapter = "",
@@ -66,6 +67,7 @@ def replay(
         options = ReplayOptions(
             topics=_topics(topics),
             camera=camera,
+            transform=transform,
             rate_hz=rate_hz,
             max_episodes=max_episodes,
             probes=not no_probes,

@@ -21,6 +21,9 @@ Topics = Annotated[
     typer.Option(help="YAML that says which topic of a bag is what."),
 ]
 Camera = Annotated[str, typer.Option(help="Camera of a data set that has several.")]
+Transform = Annotated[
+    str, typer.Option(help="Of an RLDS data set: its Open X-Embodiment name, as it is trained on.")
+]
 RateHz = Annotated[
     float, typer.Option(min=0.0, help="Steps per second; 0 = as recorded, or as --topics says.")
 ]

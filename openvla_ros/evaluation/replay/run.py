@@ -45,6 +45,8 @@ class ReplayOptions:
     Attributes:
         topics: How bags are read.
         camera: Which camera of a data set; "" = the only one, or the "primary".
+        transform: For RLDS: how its features become OpenVLA's seven numbers, by the name of its
+            dataset in `data.oxe_transforms`; "" = the action as it is stored.
         rate_hz: Steps per second: of a bag in place of what `topics` says, of RLDS and npz where it
             is not stored; 0 = not given.
         max_episodes: Only the first so many of all sources; 0 = all.
@@ -65,6 +67,7 @@ class ReplayOptions:
 
     topics: TopicConfig = field(default_factory=TopicConfig)
     camera: str = ""
+    transform: str = ""
     rate_hz: float = 0.0
     max_episodes: int = 0
     probes: bool = True
@@ -91,6 +94,7 @@ class ReplayOptions:
         return {
             "topics": asdict(self.topics),
             "camera": self.camera,
+            "transform": self.transform,
             "rate_hz": self.rate_hz,
             "max_episodes": self.max_episodes,
         }
@@ -200,7 +204,13 @@ def _episodes_of(source: Path | Episode, options: ReplayOptions) -> Sequence[Epi
     topics, rate_hz = options.topics, options.rate_hz or None
     if source_kind(source) == BAG and rate_hz is not None:
         topics, rate_hz = replace(topics, rate_hz=rate_hz), None
-    return open_episodes(source, topics=topics, camera=options.camera, rate_hz=rate_hz)
+    return open_episodes(
+        source,
+        topics=topics,
+        camera=options.camera,
+        rate_hz=rate_hz,
+        transform=options.transform,
+    )
 
 
 def _require_new_name(job: Job, jobs: dict[str, Job]) -> None:
