@@ -75,7 +75,7 @@ def load_adapter(
 
 def _untie_head(model: OpenVLAForActionPrediction) -> None:
     """Give the output head weights of its own: what is merged into it leaves the embeddings."""
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
     if head.weight is model.get_input_embeddings().weight:
         head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
         model.config.tie_word_embeddings = False
