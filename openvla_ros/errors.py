@@ -47,7 +47,7 @@ class StorageError(OpenVLAError):
 
 
 class TrainingError(OpenVLAError):
-    """Training cannot go on: its numbers are none any more."""
+    """Training cannot go on: its numbers are none any more, or a process of it was killed."""
 
 
 class SelfTestError(OpenVLAError):

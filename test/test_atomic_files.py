@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from openvla_ros.data.atomic_files import SPARE_BYTES, require_space, write_whole_file
+from openvla_ros.data.atomic_files import (
+    SPARE_BYTES,
+    remove_abandoned,
+    require_space,
+    write_whole_file,
+)
 from openvla_ros.errors import StorageError
 
 
@@ -31,6 +37,20 @@ def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(tmp_path: Pat
     with pytest.raises(StorageError, match=r"file cannot be written: .*No space left"):
         write_whole_file(path, parts())
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_has_left_is_removed_and_what_is_being_written_is_not(
+    tmp_path: Path,
+) -> None:
+    def parts() -> Iterator[bytes]:
+        yield b"new"
+        remove_abandoned(tmp_path)  # another process, meanwhile
+
+    old = tmp_path / ".file.abc.partial"
+    old.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    write_whole_file(tmp_path / "file", parts())
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("file", b"new")]
 
 
 def test_room_is_asked_for_with_something_to_spare(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,8 @@ import torch
 from training_recordings import data_config, load_processor, training_data, write_recordings
 
 from openvla_ros.data.episode import Episode
-from openvla_ros.errors import CheckpointError, StorageError
+from openvla_ros.data.frame_store import FrameStore
+from openvla_ros.errors import CheckpointError, StorageError, TrainingError
 from openvla_ros.model.action_stats import normalize
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.policy import OpenVLAPolicy
@@ -196,15 +199,39 @@ def test_slices_are_spread_over_all_steps_and_no_longer_than_what_is_there(
     assert data.slice("held_out", 5) == []
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 def test_prepared_pictures_are_made_once(
-    tiny_checkpoint: Path, folders: tuple[Path, Path], tmp_path: Path
+    tiny_checkpoint: Path, folders: tuple[Path, Path], tmp_path: Path, workers: int
 ) -> None:
-    data = training_data(tiny_checkpoint, data_config(tmp_path, folders[0]))
+    data = training_data(tiny_checkpoint, data_config(tmp_path, folders[0], workers=workers))
     told: list[tuple[int, int]] = []
     data.prepare(lambda done, of: told.append((done, of)))
     assert told == [(1, 3), (2, 3), (3, 3)]
     data.prepare(lambda done, of: told.append((done, of)))
     assert len(told) == 3
+    alone = training_data(tiny_checkpoint, data_config(tmp_path / "alone", folders[0]))
+    alone.prepare()
+    files = {path.name: path.read_bytes() for path in (tmp_path / "frames").iterdir()}
+    assert files == {p.name: p.read_bytes() for p in (tmp_path / "alone/frames").iterdir()}
+
+
+def killed_by_the_system(*_: object) -> None:
+    """What the system does to a process when memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_told(
+    tiny_checkpoint: Path, config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = training_data(tiny_checkpoint, replace(config, workers=2, cache_folder=str(tmp_path)))
+    with monkeypatch.context() as patch:
+        patch.setattr(FrameStore, "frames", killed_by_the_system)
+        with pytest.raises(TrainingError, match=r"process .* was killed, .* memory"):
+            data.prepare()
+        with pytest.raises(TrainingError, match=r"process .* was killed, .* memory"):
+            list(data.batches(2, 1, 0, 2))
+    data.prepare()
+    assert len(list(data.batches(2, 1, 0, 2))) == 2
 
 
 def test_too_little_shared_memory_is_told_before_workers_start(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from openvla_ros.errors import StorageError
 
 #: Left free on the disk: a full one stops more than this program.
 SPARE_BYTES = 2**26
+_PARTIAL = ".partial"
+_ABANDONED_S = 3600.0  # without a change: no file takes so long between two writes
 
 
 def write_whole_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
@@ -25,7 +29,7 @@ def write_whole_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=".partial", dir=path.parent
+            prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent
         )
     except OSError as error:
         raise StorageError(f"{path.parent} cannot be written: {error}.") from error
@@ -40,6 +44,14 @@ def write_whole_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
         raise StorageError(f"{path} cannot be written: {error}.") from error
     finally:
         Path(partial).unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what `write_whole_file` has left of files whose writer was killed."""
+    for path in folder.glob(f".*{_PARTIAL}"):
+        with suppress(OSError):  # finished or removed by another process meanwhile
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink()
 
 
 def require_space(folder: Path, needed_bytes: int, what: str) -> None:

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_all_start_methods
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from openvla_ros.data.atomic_files import require_space
-from openvla_ros.errors import StorageError
+from openvla_ros.data.atomic_files import remove_abandoned, require_space
+from openvla_ros.data.episode import Episode
+from openvla_ros.data.frame_store import FrameStore
+from openvla_ros.errors import StorageError, TrainingError
 from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.model.processing import OpenVLAProcessor
 from openvla_ros.training.batch import EvaluationSample, TrainingBatch
@@ -85,10 +90,12 @@ class TrainingData:
     def prepare(self, progress: Prepared | None = None) -> None:
         """Decode and resize the pictures of all episodes that are not in the cache yet.
 
-        Without it they are prepared when they are first asked for.
+        Without it they are prepared when they are first asked for. What writers that were killed
+        have left half done is removed.
 
         Raises:
             StorageError: The disk has no room for all of them; nothing was written then.
+            TrainingError: A worker process was killed.
         """
         missing = [
             (part.store, episode)
@@ -100,9 +107,9 @@ class TrainingData:
         needed = sum(store.required_bytes(episode) for store, episode in missing)
         if missing:
             folder = missing[0][0].folder
+            remove_abandoned(folder)
             require_space(folder, needed, f"Prepared pictures of {len(missing)} episodes")
-        for done, (store, episode) in enumerate(missing):
-            store.frames(episode)
+        for done, _ in enumerate(_in_workers(_prepare, missing, self._data.workers)):
             if progress is not None:
                 progress(done + 1, len(missing))
 
@@ -128,6 +135,7 @@ class TrainingData:
         Raises:
             StorageError: Prepared pictures cannot be written, or workers have too little shared
                 memory to hand batches over.
+            TrainingError: A worker process was killed.
         """
         numbers = _Numbers(batch_size, accumulation, (first_step, last_step), rank, world_size)
         workers = self._data.workers
@@ -147,7 +155,7 @@ class TrainingData:
             generator=torch.Generator().manual_seed(self._seed),
         )
         step: list[TrainingBatch] = []
-        for batch in loader:
+        for batch in _while_alive(loader):
             step.append(batch)
             if len(step) == accumulation:
                 yield step
@@ -213,6 +221,45 @@ class _Places:
                 Place(*place)
                 for place in zip(numbers, datasets.tolist(), positions.tolist(), strict=True)
             ]
+
+
+def _prepare(item: tuple[FrameStore, Episode]) -> None:
+    store, episode = item
+    store.frames(episode)
+
+
+def _in_workers(
+    function: Callable[[Any], None], items: Sequence[Any], workers: int
+) -> Iterator[None]:
+    """Call the function with each item, in so many processes; yield as often, in order."""
+    if workers < 2 or len(items) < 2:
+        yield from map(function, items)
+        return
+    context = get_context(_start_method())
+    count = min(workers, len(items))
+    with ProcessPoolExecutor(count, context, _start_worker, (0,)) as pool:
+        try:
+            yield from pool.map(function, items)
+        except BrokenProcessPool as error:
+            raise _killed() from error
+
+
+def _while_alive(loader: Iterable[TrainingBatch]) -> Iterator[TrainingBatch]:
+    """Yield its batches; torch says with a RuntimeError alone that a worker is gone."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
+            raise _killed() from error
+        raise
+
+
+def _killed() -> TrainingError:
+    return TrainingError(
+        "A worker process that prepares images was killed, most likely because memory ran out "
+        "(dmesg says so). Lower data.workers, and start the same command again: what is saved or "
+        "prepared stays."
+    )
 
 
 def _require_shared_memory(needed_bytes: int) -> None:
