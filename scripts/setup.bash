@@ -117,18 +117,20 @@ check_system() {
 }
 
 install_system_packages() {
-    local sudo=()
-    [ "$(id -u)" = 0 ] || sudo=(sudo -n)
     command -v apt-get >/dev/null || die "These are absent: $*. (Names as on Debian; apt-get is not here.)"
-    if ! "${sudo[@]}" true 2>/dev/null; then
+    if ! as_root true 2>/dev/null; then
         die "These system packages are absent: $*. Install them and run it again:" \
             "    sudo apt-get update && sudo apt-get install -y --no-install-recommends $*"
     fi
     say "installing system packages: $*"
-    "${sudo[@]}" apt-get update -qq || say "apt-get update failed; trying with the lists that are here"
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends "$@" >/dev/null ||
-        die "apt-get could not install: $*"
+    apt_install "$@" || die "apt-get could not install: $*"
+}
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+
+apt_install() {
+    as_root apt-get update -qq || say "apt-get update failed; trying with the lists that are here"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
 # ---- 2. the virtual environment ------------------------------------------------------------------------
@@ -248,7 +250,7 @@ drop_unfinished_packages() {
 }
 
 install_packages() {
-    local extras=bags,lerobot,plots,ray,test requirements=()
+    local extras=bags,lerobot,plots,ray,sim,test requirements=()
     [ -z "$(torch_version)" ] || extras=model,quant,train,$extras
     if [ "$ros_source" = wheels ]; then
         requirements=(-r scripts/ros_wheels.txt)
@@ -261,7 +263,20 @@ install_packages() {
     # A comfort, and no reason to stop: it is built from Rust where there is no wheel.
     pip_install -c "$venv/constraints.txt" --only-binary foxglove-sdk -e ".[foxglove]" --no-build-isolation ||
         say "no wheel of foxglove-sdk for this machine: 'openvla-ros monitor --foxglove' will not work"
+    # Only its meshes are read; what it would bring (dm_control, gymnasium, ffmpeg) is not needed.
+    pip_install -c "$venv/constraints.txt" --no-deps gym-aloha || die "pip cannot install gym-aloha; see $log"
     [ "$ros_source" != wheels ] || "$python" scripts/fix_ros_wheels.py
+    provide_rendering
+}
+
+# The simulated cell draws without a display, by OSMesa or EGL. All the rest works without either.
+provide_rendering() {
+    "$python" -c 'from openvla_ros.sim.rendering import open_context; open_context()' >/dev/null 2>&1 && return
+    if command -v apt-get >/dev/null && as_root true 2>/dev/null; then
+        say "installing system packages: libosmesa6"
+        apt_install libosmesa6 && return
+    fi
+    say "no OpenGL without a display: for the simulated cell install libosmesa6 (sudo apt-get install libosmesa6)"
 }
 
 # ---- 5. messages -----------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ _EXTRAS = {
     "ray": "ray",
     "foxglove": "foxglove",
     "matplotlib": "plots",
+    "mujoco": "sim",
     "tensorboard": "train",
 }
 _ROS_MODULES = {"rclpy", "std_msgs", "sensor_msgs", "geometry_msgs", "lifecycle_msgs"}
