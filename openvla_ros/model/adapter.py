@@ -76,10 +76,11 @@ def load_adapter(
 def _untie_head(model: OpenVLAForActionPrediction) -> None:
     """Give the output head weights of its own: what is merged into it leaves the embeddings."""
     head: Any = model.get_output_embeddings()
-    if head.weight is model.get_input_embeddings().weight:
+    embeddings: Any = model.get_input_embeddings()
+    if head.weight is embeddings.weight:
         head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-        model.config.tie_word_embeddings = False
-        model.config.text_config.tie_word_embeddings = False
+        for config in (model.config, model.config.text_config):
+            config.tie_word_embeddings = False
 
 
 def adapter_key(name: str) -> str:
