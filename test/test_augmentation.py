@@ -62,6 +62,15 @@ def test_each_operation_equals_tensorflows(
     require_levels(to_levels(operation(to_unit_range(image), number)), pipeline[golden])
 
 
+def test_the_mean_of_a_channel_is_summed_by_folding_the_picture_in_half() -> None:
+    """(0 + 3) + 2, and then 1 + 4: with these numbers every other order rounds to another sum."""
+    tiny = np.float32(2.0**-24)
+    column = np.array([1.0, tiny, tiny, 0.0, tiny], np.float32)
+    folded = np.float32(1.0) + (tiny + tiny)
+    mean = adjust_contrast(np.tile(column[:, None, None], (1, 1, 3)), 0.0)
+    assert np.array_equal(mean, np.full((5, 1, 3), folded * np.float32(0.2)))
+
+
 @pytest.mark.parametrize("seed", [(1, 2), (123, 456)])
 def test_a_whole_augmentation_equals_tensorflows_of_the_same_seed(
     pipeline: dict[str, np.ndarray], image: np.ndarray, seed: tuple[int, int]
