@@ -53,6 +53,20 @@ def test_a_comparison_that_cannot_be_meant_is_refused_with_what_is_allowed(text,
         parse_comparison(text, BASE)
 
 
+def test_a_fine_tuned_variant_answers_in_its_own_units(tmp_path: Path) -> None:
+    """It used to take over the key of the base, and every error was one of units."""
+    result = tmp_path / "result"
+    result.mkdir()
+    (result / "finetune.json").write_text("{}")
+    (result / "dataset_statistics.json").write_text('{"my_robot": {}}')
+    base = Variant("base", checkpoint="openvla/openvla-7b", unnorm_key="bridge_orig")
+    for key in ("checkpoint", "adapter"):
+        assert parse_comparison(f"tuned:{key}={result}", base).unnorm_key == "my_robot"
+        named = parse_comparison(f"tuned:{key}={result},unnorm_key=viola", base)
+        assert named.unnorm_key == "viola"
+    assert parse_comparison("int4:quantization=int4", base).unnorm_key == "bridge_orig"
+
+
 def test_two_variants_of_one_name_are_refused() -> None:
     require_distinct([BASE, replace(BASE, name="other")])
     with pytest.raises(ConfigurationError, match="base"):

@@ -10,9 +10,11 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openvla_ros.errors import ConfigurationError
+from openvla_ros.model.action_stats import tuned_unnorm_key
 
 if TYPE_CHECKING:
     from openvla_ros.policy import OpenVLAPolicy
@@ -152,6 +154,9 @@ class MadeVariant(Variant):
 def parse_comparison(text: str, base: Variant) -> Variant:
     """Return the variant of one `--compare NAME:key=value,key=value`; the rest is as in `base`.
 
+    The result of a fine-tuning run on one dataset answers in the units of that one: its key holds,
+    unless another is named.
+
     Raises:
         ConfigurationError: Not of that form, an unknown key, or a value that is not allowed.
     """
@@ -171,6 +176,8 @@ def parse_comparison(text: str, base: Variant) -> Variant:
         if key in changes:
             raise ConfigurationError(f"--compare {text!r} gives {key} twice.")
         changes[key] = _parsed_value(f"--compare {text!r}: {key}", key, value)
+    if "unnorm_key" not in changes and (tuned := _tuned_key(changes)):
+        changes["unnorm_key"] = tuned
     return replace(base, name=name.strip(), **changes)
 
 
@@ -189,6 +196,17 @@ def require_distinct(variants: Sequence[Variant]) -> None:
             f"Two variants are called {', '.join(twice)}; give each --compare a name of its own "
             f"({BASE!r} is the one that the other options name)."
         )
+
+
+def _tuned_key(changes: Mapping[str, Any]) -> str:
+    """The key of the fine-tuning result that a comparison names, or "".
+
+    Its answers are not meant in the units of the base, whose key the comparison would take over.
+    """
+    folders = [
+        Path(changes[key]).expanduser() for key in ("adapter", "checkpoint") if key in changes
+    ]
+    return next((key for folder in folders if (key := tuned_unnorm_key(folder))), "")
 
 
 def _parsed_value(where: str, key: str, value: str) -> Any:
