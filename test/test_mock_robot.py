@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from openvla_ros.sim.kinematic_arm import COMMAND_TIMEOUT_S, GRIPPER_TRAVEL_S, KinematicArm
+from openvla_ros.sim.kinematic_arm import GRIPPER_TRAVEL_S, KinematicArm
+from openvla_ros.sim.twist_gate import COMMAND_TIMEOUT_S
 
 FORWARD = np.array([0.1, 0.0, 0.0])  # m/s
 STILL = np.zeros(3)
