@@ -16,6 +16,7 @@ EXECUTABLES = {
     "mock_robot": "openvla_ros.ros.mock_robot:main",
     "monitor": "openvla_ros.ros.monitor:main",
     "servo_starter": "openvla_ros.ros.servo_starter:main",
+    "sim_cell": "openvla_ros.ros.sim_cell:main",
 }
 
 # What every machine needs: messages, control, the mock policy and the command line. Nothing here

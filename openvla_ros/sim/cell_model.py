@@ -211,6 +211,11 @@ def camera_pose(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return CAMERA_POSITION_M + scene.camera_shift_m, _camera_axes(scene) * [1.0, -1.0, -1.0]
 
 
+def focal_length_pixels(height: int) -> float:
+    """Return the focal length of a picture that is `height` pixels high; pixels are square."""
+    return float(height / 2 / np.tan(np.radians(CAMERA_FOVY_DEGREES) / 2))
+
+
 def _camera_axes(scene: Scene) -> np.ndarray:
     """(3, 3) columns in OpenGL's way: right, up, towards the viewer."""
     backward = CAMERA_POSITION_M - CAMERA_TARGET_M
