@@ -315,6 +315,31 @@ def test_the_octo_sample_is_read_as_openvla_trains_on_it() -> None:
         assert np.array_equal(next(made.open_images()), list(raw.open_images())[1])
 
 
+@pytest.mark.skipif(
+    not OCTO.is_dir(), reason=f"{SHARED_VARIABLE} must name a folder with the recordings"
+)
+def test_the_edits_of_a_source_make_of_bridge_data_what_its_transform_makes(
+    tmp_path: Path,
+) -> None:
+    edited = SourceConfig(
+        path=str(OCTO),
+        name="edited",
+        rate_hz=5.0,
+        camera="image_0",
+        drop_first_steps=1,
+        actions="from_states",
+        binarize_gripper=True,
+    )
+    transformed = SourceConfig(path=str(OCTO), name="transformed", transform="bridge_orig")
+    data = DataConfig(sources=(edited, transformed), held_out=0.0, cache_folder=str(tmp_path))
+    ours, reference = open_training_sets(data, seed=0)
+    for one, other in zip(ours.episodes, reference.episodes, strict=True):
+        # The transform subtracts in float32, and edits in float64.
+        apart = np.abs(one.actions.astype(np.float32) - other.actions).max()
+        assert len(one) == len(other) and apart < 1e-7, (one.name, apart)
+        assert np.array_equal(one.stamps_ns, other.stamps_ns)
+
+
 def test_a_named_mixture_is_opened_from_its_folder(tmp_path: Path) -> None:
     """The weights are those of the mixture; each dataset is read with the transform of its name."""
     for name in ("bridge_orig", "fractal20220817_data"):

@@ -126,7 +126,8 @@ def prepared_folder(data: DataConfig) -> Path:
 def edits_of(source: SourceConfig) -> list[tuple[str, Edit]]:
     """Return what each episode of a source goes through: what it is called, and the edit.
 
-    Motions add up before idle steps go, so that what a slow step moved is not lost.
+    Motions add up before idle steps go, so that what a slow step moved is not lost. The gripper is
+    binarised while the last step is there, which may be the one that says where it arrives.
 
     Raises:
         ConfigurationError: The source's actions are velocities, which do not add up.
@@ -134,10 +135,10 @@ def edits_of(source: SourceConfig) -> list[tuple[str, Edit]]:
     edits: list[tuple[str, Edit]] = []
     if source.drop_first_steps:
         edits.append(("first", partial(drop_first_steps, count=source.drop_first_steps)))
-    if source.actions == "from_states":
-        edits.append(("without a next state", derive_actions))
     if source.binarize_gripper:
         edits.append(("", binarize_gripper_actions))
+    if source.actions == "from_states":
+        edits.append(("without a next state", derive_actions))
     if source.resample_hz is not None:
         _require_displacements(source)
         edits.append(("resampled", partial(resample_steps, rate_hz=source.resample_hz)))
