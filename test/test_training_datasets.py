@@ -14,7 +14,12 @@ from openvla_ros.data.sources import open_episodes
 from openvla_ros.data.statistics import action_statistics
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.training.config import DataConfig, SourceConfig
-from openvla_ros.training.datasets import open_training_sets, split_episodes, training_sources
+from openvla_ros.training.datasets import (
+    _identity,
+    open_training_sets,
+    split_episodes,
+    training_sources,
+)
 
 
 def with_source(config: DataConfig, **settings: object) -> DataConfig:
@@ -132,10 +137,40 @@ def test_identity_changes_with_content_and_settings_and_not_with_the_place(tmp_p
     (tmp_path / "b").mkdir()
     moved = data_config(tmp_path / "cache", folder.rename(tmp_path / "b" / "demos"))
     assert identity(moved) == before
-    assert identity(with_source(moved, drop_first_steps=1)) != before
+    for other in ({"camera": "primary"}, {"drop_first_steps": 1}, {"jpeg_as_tensorflow": False}):
+        assert identity(with_source(moved, **other)) != before, other
     more = write_recordings(tmp_path / "more", (5,), seed=9)
     (more / "episode_000.npz").rename(tmp_path / "b" / "demos" / "episode_003.npz")
     assert identity(moved) != before
+
+
+def test_the_topic_file_of_a_bag_is_known_by_what_it_says(tmp_path: Path) -> None:
+    """The same pictures under other instructions, or resampled, are other steps."""
+    source = data_config(tmp_path, tmp_path / "bag").sources[0]
+    (tmp_path / "bag").mkdir()
+    topics = [tmp_path / "one.yaml", tmp_path / "moved.yaml"]
+    for path in topics:
+        path.write_text("rate_hz: 5\n")
+    identities = [_identity(replace(source, topics=str(path))) for path in topics]
+    topics[1].write_text("rate_hz: 6\n")
+    identities.append(_identity(replace(source, topics=str(topics[1]))))
+    assert identities[0] == identities[1] != identities[2]
+
+
+@pytest.mark.parametrize(
+    ("gripper", "warns"),
+    [([0, 1, 1], False), ([1, 1, 1], False), ([-1, 1, 1], True), ([0, 0.08, 0.04], True)],
+)
+def test_a_gripper_in_other_units_than_openvlas_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, gripper: list[float], warns: bool
+) -> None:
+    folder = write_recordings(tmp_path / "demos", (3,))
+    path = folder / "episode_000.npz"
+    arrays = dict(np.load(path))
+    arrays["action"][:, 6] = gripper
+    np.savez(path, **arrays)
+    open_training_sets(data_config(tmp_path / "cache", folder), 7)
+    assert ("the gripper goes from" in caplog.text) is warns, caplog.text
 
 
 def test_a_mixture_names_its_datasets_weights_and_transforms(tmp_path: Path) -> None:

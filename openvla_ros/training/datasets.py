@@ -38,6 +38,8 @@ from openvla_ros.training.config import DataConfig, SourceConfig
 
 _log = logging.getLogger(__name__)
 
+_GRIPPER_MARGIN, _GRIPPER_SPAN = 0.05, 0.5
+
 Edit = Callable[[Episode], Episode | None]
 
 
@@ -209,7 +211,9 @@ def _open_set(source: SourceConfig, data: DataConfig, seed: int) -> TrainingSet:
         )
     actions = _joined_actions(counted, source.name)
     mask = np.ones(actions.shape[1], bool)
-    mask[-1] = not has_gripper(len(mask))
+    if has_gripper(len(mask)):
+        mask[-1] = False
+        _warn_of_gripper(actions[:, -1], source.name)
     entry = cached_statistics(actions, len(counted), mask, prepared_folder(data) / "statistics")
     training, held_out = split_episodes(episodes, data.held_out, seed)
     _log.info(
@@ -263,6 +267,19 @@ def _joined_actions(episodes: Sequence[Episode], name: str) -> np.ndarray:
             "of each kind, and train on one of them."
         )
     return np.concatenate([episode.actions for episode in episodes])
+
+
+def _warn_of_gripper(gripper: np.ndarray, name: str) -> None:
+    """It is not normalised, so that its unit is the policy's: a width in metres is always 0."""
+    low, high = float(gripper.min()), float(gripper.max())
+    if low < -_GRIPPER_MARGIN or high > 1.0 + _GRIPPER_MARGIN or 0.0 < high - low < _GRIPPER_SPAN:
+        _log.warning(
+            "%s: the gripper goes from %g to %g. It is trained as it is, and OpenVLA's goes from 0 "
+            "(closed) to 1 (open): see openvla-ros audit.",
+            name,
+            low,
+            high,
+        )
 
 
 def _require_displacements(source: SourceConfig) -> None:
