@@ -95,6 +95,8 @@ def test_a_full_disk_is_told_before_anything_is_written(
     store, episode = FrameStore(tmp_path, "source", FIXED), made_up(Images())
     needed = 128 + 4 * 224 * 224 * 3
     assert store.required_bytes(episode) == needed
+    as_recorded = FrameStore(tmp_path, "source", ImageOptions())
+    assert as_recorded.required_bytes(episode) == 128 + 4 * 30 * 40 * 3
     with pytest.raises(StorageError, match=f"{needed:,} bytes and .* has 1,000 free"):
         store.frames(episode)
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ import numpy as np
 
 from openvla_ros.data.atomic_files import require_space, write_whole_file
 from openvla_ros.data.episode import Episode
-from openvla_ros.model.image_options import ImageOptions
+from openvla_ros.model.image_options import MODEL_IMAGE_SIZE, ImageOptions
 
 _FORMAT = 1  # of the files and of what makes their pixels; another one makes them anew
 _OPEN_FILES = 512  # mapped at the same time
@@ -69,9 +69,11 @@ class FrameStore:
         return _map(self._path(episode), len(episode)) is not None
 
     def required_bytes(self, episode: Episode) -> int:
-        """Return the bytes of its file; the first picture is read to know its size."""
-        first = self.options.apply(next(iter(episode.open_images())))
-        return len(_header(len(episode), first.shape)) + len(episode) * first.nbytes
+        """Return the bytes of its file; the first picture is read if its size is not known."""
+        shape: tuple[int, ...] = (MODEL_IMAGE_SIZE, MODEL_IMAGE_SIZE, 3)
+        if not self.options.lanczos3:
+            shape = self.options.apply(next(iter(episode.open_images()))).shape
+        return len(_header(len(episode), shape)) + len(episode) * math.prod(shape)
 
     def _path(self, episode: Episode) -> Path:
         """A name that changes with all that decides the pixels; stamps say which steps are kept."""
