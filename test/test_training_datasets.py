@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from training_recordings import data_config, write_recordings
 
+from openvla_ros.data.oxe_mixtures import named_mixture
 from openvla_ros.data.sources import open_episodes
 from openvla_ros.data.statistics import action_statistics
 from openvla_ros.errors import ConfigurationError
@@ -174,18 +175,18 @@ def test_a_gripper_in_other_units_than_openvlas_is_told(
 
 
 def test_a_mixture_names_its_datasets_weights_and_transforms(tmp_path: Path) -> None:
-    config = DataConfig(mixture="bridge_rt_1", mixture_folder=str(tmp_path))
-    with pytest.raises(ConfigurationError, match="bridge_orig"):
+    config = DataConfig(mixture="rtx", mixture_folder=str(tmp_path))
+    with pytest.raises(ConfigurationError, match="fractal20220817_data"):
         training_sources(config)
-    for name in ("bridge_orig", "fractal20220817_data"):
+    mixture = named_mixture("rtx")
+    for name, _ in mixture:
         (tmp_path / name / "1.0.0").mkdir(parents=True)
         (tmp_path / name / "1.0.0" / "features.json").write_text("{}")
         (tmp_path / name / "1.0.0" / f"{name}-train.tfrecord-00000-of-00001").write_bytes(b"")
     sources = training_sources(config)
-    assert [(s.name, s.weight, s.transform) for s in sources] == [
-        ("bridge_orig", 1.0, "bridge_orig"),
-        ("fractal20220817_data", 1.0, "fractal20220817_data"),
-    ]
+    found = [(s.name, s.weight, s.transform) for s in sources]
+    assert found == [(name, weight, name) for name, weight in mixture]
+    assert len({weight for _, weight, _ in found}) > 2
     assert all(isinstance(source, SourceConfig) for source in sources)
 
 
