@@ -85,6 +85,11 @@ def test_two_processes_see_what_one_sees_in_two_passes(data: TrainingData) -> No
     ranks = [list(data.batches(3, 1, 0, 4, rank=rank, world_size=2)) for rank in (0, 1)]
     for step in range(4):
         require_same(one[step], [ranks[0][step][0], ranks[1][step][0]])
+    alone = list(data.batches(3, 4, 0, 2))
+    ranks = [list(data.batches(3, 2, 0, 2, rank=rank, world_size=2)) for rank in (0, 1)]
+    for step in range(2):
+        taken = [ranks[rank][step][index] for index in (0, 1) for rank in (0, 1)]
+        require_same(alone[step], taken)
 
 
 def test_every_step_is_shown_once_per_epoch(data: TrainingData, tiny_checkpoint: Path) -> None:
