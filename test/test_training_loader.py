@@ -118,6 +118,17 @@ def test_sources_are_picked_by_weight_times_steps(
     assert abs(share - 33 / 48) < 0.01, share
 
 
+def test_held_out_steps_count_for_how_often_a_source_is_picked(
+    tiny_checkpoint: Path, config: DataConfig
+) -> None:
+    """As in the reference, whose weights are by the statistics: 15 and 11 steps."""
+    data = training_data(tiny_checkpoint, replace(config, held_out=0.5), seed=7)
+    trained = [one.steps for one in data.sets]
+    assert abs(trained[0] / sum(trained) - 15 / 26) > 0.02, trained
+    share = float((data._order.take(0, 50_000)[0] == 0).mean())
+    assert abs(share - 15 / 26) < 0.01, share
+
+
 def test_augmentation_is_another_each_epoch_and_off_when_it_is_off(
     tiny_checkpoint: Path, config: DataConfig
 ) -> None:
