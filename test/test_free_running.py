@@ -8,10 +8,12 @@ import torch
 from training_cases import PAD, made_up_samples, prepared_small_model
 
 from openvla_ros.model.action_tokenizer import ActionTokenizer
+from openvla_ros.training.activation_checkpointing import transformer_blocks
 from openvla_ros.training.batch import EvaluationSample
 from openvla_ros.training.config import StrategyConfig
 from openvla_ros.training.free_running import SliceMetrics, evaluate_slice, generate_tokens
 from openvla_ros.training.objective import Objective
+from openvla_ros.training.samples import collate
 
 TOKENIZER = ActionTokenizer()
 
@@ -124,8 +126,6 @@ def test_swapped_images_come_from_other_episodes(
 
 
 def test_the_loss_of_a_slice_is_that_of_training(objective: Objective) -> None:
-    from openvla_ros.training.samples import collate
-
     for stop in (True, False):
         samples = made_up_samples(5, predict_stop_token=stop)
         expected = objective(collate([s.sample for s in samples], PAD))["loss"].item()
@@ -144,3 +144,23 @@ def test_evaluation_is_without_dropout_and_leaves_training_as_it_was() -> None:
     assert objective.training
     assert torch.equal(torch.get_rng_state(), state), "evaluation drew random numbers"
     assert json.loads(json.dumps(first.to_dict()))["free_running"]["samples"] == 4
+
+
+def test_evaluation_compiles_nothing() -> None:
+    """It would use up the number of shapes after which torch computes all others uncompiled."""
+    prepared = prepared_small_model(StrategyConfig("lora"))
+    compiled = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
+        compiled.append(graph)
+        return graph.forward
+
+    for block in transformer_blocks(prepared.model):
+        block.compile(backend=backend)
+    objective = Objective(prepared.model, TOKENIZER).train()
+    samples = made_up_samples(4)
+    objective(collate([s.sample for s in samples], PAD))["loss"].backward()
+    count = len(compiled)
+    assert count > 0
+    evaluated(objective, samples)
+    assert len(compiled) == count

@@ -213,6 +213,8 @@ def _evaluation_mode(objective: Objective) -> Iterator[None]:
     was_training = objective.training
     objective.eval()
     try:
-        yield
+        # Every length of the cache would be compiled, up to the limit at which training is not.
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         objective.train(was_training)
