@@ -44,6 +44,11 @@ def edit_config(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def test_loading_prints_nothing(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load(checkpoint)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_sharded_weights_load_like_a_single_file(checkpoint: Path) -> None:
     whole = load(checkpoint).state_dict()
     model = load(checkpoint)

@@ -60,6 +60,25 @@ def test_an_adapter_result_is_loaded_by_its_own_name(base: Path, tmp_path: Path)
     assert str(base) in policy.info.choices["base"]
 
 
+@pytest.mark.parametrize("kind", ["adapter", "whole"])
+def test_every_file_of_a_result_can_be_read_by_whom_the_umask_lets(
+    base: Path, tmp_path: Path, kind: str
+) -> None:
+    before = os.umask(0o027)
+    try:
+        if kind == "adapter":
+            write_adapter(tmp_path / "result", base)
+        else:
+            reference = refer_to_base(base, "", base)
+            write_result(tmp_path / "result", whole({}), FACTS, base=reference, base_folder=base)
+    finally:
+        os.umask(before)
+    modes = {
+        path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "result").iterdir()
+    }
+    assert set(modes.values()) == {"0o640"}, modes
+
+
 def test_an_adapter_result_is_loaded_beside_its_base(base: Path, tmp_path: Path) -> None:
     """As it is when the base has moved since."""
     write_adapter(tmp_path / "result", base)

@@ -16,6 +16,7 @@ from torch import nn
 
 from openvla_ros.errors import CheckpointError, DependencyError
 from openvla_ros.model.checkpoint import key_problems
+from openvla_ros.model.library_noise import without_library_noise
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
 from openvla_ros.model.result_files import ADAPTER_CONFIG_FILE
 
@@ -28,6 +29,7 @@ _PREFIX = "base_model.model."
 _DENSE_COPY = ".base_layer.weight"
 
 
+@without_library_noise()
 def load_adapter(
     model: OpenVLAForActionPrediction, adapter_dir: Path, *, merge: bool
 ) -> OpenVLAForActionPrediction:

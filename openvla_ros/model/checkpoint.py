@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from openvla_ros.errors import CheckpointError, OpenVLAError
 from openvla_ros.model.configuration import OpenVLAConfig
+from openvla_ros.model.library_noise import without_library_noise
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
 from openvla_ros.model.result_files import ADAPTER_CONFIG_FILE, CONFIG_FILE
 from openvla_ros.model.runtime_choices import quantization_config
@@ -94,6 +95,7 @@ def read_config(checkpoint_dir: Path) -> OpenVLAConfig:
         raise CheckpointError(f"{path} cannot be used: {_one_line(error)}") from error
 
 
+@without_library_noise()
 def load_model(
     checkpoint_dir: Path,
     config: OpenVLAConfig,

@@ -57,6 +57,28 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
+def save_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write one safetensors file, readable by whom the umask lets read.
+
+    The library's own files are for their owner alone: a robot that runs as another user could not
+    load them.
+
+    Args:
+        path: File.
+        tensors: Name -> contiguous tensor.
+        metadata: Of the file's header.
+
+    Raises:
+        OSError, SafetensorError: The disk is full or cannot be written.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata=metadata)
+    path.chmod(mode)
+
+
 def write_shards(
     folder: Path,
     shapes: Mapping[str, Shape],
@@ -77,7 +99,7 @@ def write_shards(
         names = [WEIGHTS_FILE]
     for name, keys in zip(names, shards, strict=True):
         tensors = {key: tensor_of(key).to(dtype).contiguous() for key in keys}
-        save_file(tensors, folder / name, metadata={"format": "pt"})
+        save_tensors(folder / name, tensors, {"format": "pt"})
     if len(shards) > 1:
         total = sum(dtype.itemsize * math.prod(shape) for shape in shapes.values())
         weight_map = {k: name for name, keys in zip(names, shards, strict=True) for k in keys}

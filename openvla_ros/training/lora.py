@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from openvla_ros.errors import ConfigurationError, DependencyError
+from openvla_ros.model.library_noise import without_library_noise
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
 from openvla_ros.training.config import StrategyConfig
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _ADAPTER = "default"  # PEFT's name for the only one
 
 
+@without_library_noise()
 def add_adapters(model: OpenVLAForActionPrediction, strategy: StrategyConfig) -> PeftModel:
     """Return the model wrapped by PEFT, with new adapters in it; their weights are float32.
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from openvla_ros.action_specs import ACTION_SPECS_FILE, action_specs_json
 from openvla_ros.evaluation.replay.folder import plain
@@ -28,7 +27,7 @@ from openvla_ros.model.checkpoint import stored_tensors
 from openvla_ros.model.derived_checkpoint import copy_settings, usual_dtype, write_image_path
 from openvla_ros.model.image_options import ImageOptions
 from openvla_ros.model.result_files import ADAPTER_CONFIG_FILE, FINETUNE_FILE, BaseReference
-from openvla_ros.model.shards import new_folder, write_json, write_shards
+from openvla_ros.model.shards import new_folder, save_tensors, write_json, write_shards
 from openvla_ros.model.tensor_files import TensorReader
 from openvla_ros.types import ActionSpec
 
@@ -183,7 +182,7 @@ def _write_adapter(folder: Path, weights: AdapterWeights, base: BaseReference) -
         adapter_key(name): tensor.detach().to(_CPU).contiguous()
         for name, tensor in weights.tensors.items()
     }
-    save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
+    save_tensors(folder / ADAPTER_FILE, tensors, {"format": "pt"})
     config = {name: _as_json(value) for name, value in weights.config.items()}
     config["base_model_name_or_path"] = base.checkpoint
     config["revision"] = base.revision or None

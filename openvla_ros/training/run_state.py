@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from openvla_ros.errors import CheckpointError, StorageError
+from openvla_ros.model.shards import save_tensors
 from openvla_ros.training.distributed import full_tensor, put_full
 
 MANIFEST = "state.json"
@@ -226,7 +227,7 @@ def _groups(
 
 def _write_file(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Write one file; return its line of the manifest."""
-    save_file(tensors, path)
+    save_tensors(path, tensors)
     _sync(path)
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": _file_digest(path)}
 
