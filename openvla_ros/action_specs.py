@@ -76,6 +76,21 @@ def load_action_spec(
     return ActionSpec(unnorm_key=unnorm_key, sources=sources, **values)
 
 
+def require_spec_fields(values: Mapping[str, Any], where: str) -> None:
+    """Return when every entry is a field of an action spec with a usable value; None is one.
+
+    Args:
+        values: Field name to value, given by the user.
+        where: Named in the error.
+
+    Raises:
+        ConfigurationError: One is not.
+    """
+    for name, value in values.items():
+        if value is not None or name not in SPEC_FIELDS:
+            _checked(name, value, where)
+
+
 def read_action_specs(folder: Path) -> dict[str, ActionSpec]:
     """Return statistics key -> spec, from the folder of a fine-tune; {} when it has none.
 

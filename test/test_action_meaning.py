@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from training_recordings import write_recordings
 
-from openvla_ros.action_specs import TRAINING_SOURCE
+from openvla_ros.action_specs import TRAINING_SOURCE, USER_SOURCE
 from openvla_ros.data.episode import Episode
 from openvla_ros.data.sources import open_episodes
+from openvla_ros.errors import ConfigurationError
 from openvla_ros.training import action_meaning
-from openvla_ros.training.action_meaning import describe_actions
+from openvla_ros.training.action_meaning import describe_actions, open_questions
 from openvla_ros.training.config import SourceConfig
 
 TWIST_TOPICS = """\
@@ -69,6 +71,61 @@ def test_what_is_published_under_the_name_stays_and_the_rate_is_the_runs(
     assert spec.robot == "WidowX 250" and spec.kind == "eef_delta"
     assert spec.action_hz == 2.5 and spec.sources["action_hz"] == TRAINING_SOURCE
     assert spec.sources["kind"] != TRAINING_SOURCE
+
+
+def test_the_user_says_what_nothing_else_does(recordings: Path, episodes: list[Episode]) -> None:
+    said = {
+        "kind": "eef_delta",
+        "translation_frame": "base",
+        "rotation_frame": "ee",
+        "rotation_form": "rotvec",
+        "translation_unit_m": 1,
+        "rotation_unit_rad": 0.5,
+        "gripper_open": 0.0,
+        "gripper_closed": 1.0,
+        "robot": None,
+    }
+    source = SourceConfig(path=str(recordings), name="my_robot", action_spec=said)
+    spec = describe_actions(source, episodes)
+    assert not spec.unknown_for_motion() and not open_questions({"my_robot": spec})
+    assert (spec.rotation_frame, spec.rotation_unit_rad, spec.robot) == ("ee", 0.5, None)
+    assert spec.sources["kind"] == USER_SOURCE and spec.sources["action_hz"] == TRAINING_SOURCE
+
+
+def test_what_is_open_is_asked_for_by_name(recordings: Path, episodes: list[Episode]) -> None:
+    said = {"kind": "eef_delta", "gripper_open": 1.0, "gripper_closed": 0.0}
+    source = SourceConfig(path=str(recordings), name="my_robot", action_spec=said)
+    (question,) = open_questions({"my_robot": describe_actions(source, episodes)})
+    assert "my_robot: " in question and "translation_frame, rotation_frame" in question
+    assert "kind" not in question and "gripper_open" not in question
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ({"kinds": "eef_delta"}, "'kinds' is not a field of an action spec"),
+        ({"kinds": None}, "'kinds' is not a field of an action spec"),
+        ({"kind": "delta"}, "kind is 'delta'; allowed: eef_delta, eef_velocity"),
+        ({"action_hz": 0}, "action_hz is 0; it must be greater than 0"),
+        ({"gripper_open": "wide"}, "gripper_open is 'wide'; it must be a finite number"),
+    ],
+)
+def test_a_meaning_that_is_none_is_refused_before_anything_is_read(
+    said: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"data\.sources, my_robot: action_spec") as caught:
+        SourceConfig(path="nowhere", name="my_robot", action_spec=said)
+    assert named in str(caught.value)
+
+
+def test_transformed_actions_mean_what_is_published_about_their_dataset(
+    episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(action_meaning, "_topics", lambda source: None)
+    source = SourceConfig(path="somewhere", name="my_bridge", transform="bridge_orig")
+    spec = describe_actions(source, episodes)
+    assert spec.unnorm_key == "my_bridge" and spec.kind == "eef_delta"
+    assert not spec.unknown_for_motion()
 
 
 def test_episodes_of_different_rates_leave_the_rate_open(

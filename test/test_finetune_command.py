@@ -140,6 +140,16 @@ def test_progress_is_a_bar_for_people_and_lines_for_a_file(is_terminal: bool) ->
 
 
 @pytest.mark.slow
+def test_a_run_says_what_is_its_own_and_nothing_of_libraries(inputs: Path, tmp_path: Path) -> None:
+    path = config_file(inputs, tmp_path, optimization__max_steps=2, run__evaluate_every=0)
+    line = [sys.executable, "-m", "openvla_ros.cli", "finetune", "--config", str(path), "--json"]
+    run = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout)["metrics"]["step"] == 2
+    own = ("step ", "demo: the gripper goes from", "note: demo: nobody says what kind")
+    assert [text for text in run.stderr.splitlines() if not text.startswith(own)] == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_to_all_processes_of_a_run_saves_it(
     inputs: Path, tmp_path: Path, number: int, code: int

@@ -138,6 +138,7 @@ def test_identity_changes_with_content_and_settings_and_not_with_the_place(tmp_p
     (tmp_path / "b").mkdir()
     moved = data_config(tmp_path / "cache", folder.rename(tmp_path / "b" / "demos"))
     assert identity(moved) == before
+    assert identity(with_source(moved, action_spec={"kind": "eef_delta"})) == before
     for other in ({"camera": "primary"}, {"drop_first_steps": 1}, {"jpeg_as_tensorflow": False}):
         assert identity(with_source(moved, **other)) != before, other
     more = write_recordings(tmp_path / "more", (5,), seed=9)

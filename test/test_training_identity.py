@@ -36,6 +36,7 @@ def test_what_changes_no_weight_may_change(settings: dict[str, Any]) -> None:
 def test_places_may_change_because_contents_are_compared() -> None:
     plain = plain_config(run_config(PLACE, PLACE))
     plain["base"], plain["data"]["sources"][0]["path"] = "elsewhere", "elsewhere"
+    plain["data"]["sources"][0]["action_spec"] = {"kind": "eef_delta"}  # says, changes nothing
     require_same(identity(), identify(config_from(plain), "fingerprint", [], 1), "run")
 
 

@@ -101,7 +101,9 @@ def _plan_facts(plan: Plan) -> list[tuple[str, str]]:
         ("duration", duration),
     ]
     advice = "; ".join(f"{text}: {total / _GB:.1f} GB" for text, total in plan.memory.advice[:4])
-    return [*facts, ("less memory", advice)] if advice else facts
+    if advice:
+        facts.append(("less memory", advice))
+    return [*facts, *(("to be said", question) for question in plan.open_questions)]
 
 
 def _slice_table(name: str, figures: Mapping[str, Any]) -> Table:

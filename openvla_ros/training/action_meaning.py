@@ -5,7 +5,8 @@ What the data does not say stays None, and the robot asks for it before it moves
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from openvla_ros.action_specs import TRAINING_SOURCE, load_action_spec
 from openvla_ros.data.episode import Episode
 from openvla_ros.data.sources import BAG, find_recordings, source_kind
 from openvla_ros.data.topics import ActionSource, TopicConfig, read_topic_file
-from openvla_ros.training.config import SourceConfig
+from openvla_ros.training.config import DataConfig, SourceConfig
+from openvla_ros.training.datasets import TrainingSet, training_sources
 from openvla_ros.types import ActionSpec
 
 _SEVEN = 7
@@ -28,15 +30,49 @@ _DISPLACEMENT: dict[str, Any] = {
 _GRIPPER = {"gripper_open": 1.0, "gripper_closed": 0.0}
 
 
+def describe_sets(data: DataConfig, sets: Sequence[TrainingSet]) -> dict[str, ActionSpec]:
+    """Return statistics key -> what is known about its actions.
+
+    Args:
+        data: Of the run.
+        sets: From `open_training_sets`.
+    """
+    sources = training_sources(data)
+    return {
+        one.name: describe_actions(source, one.episodes)
+        for source, one in zip(sources, sets, strict=True)
+    }
+
+
 def describe_actions(source: SourceConfig, episodes: Sequence[Episode]) -> ActionSpec:
-    """Return what is published under the name of a source, and above it what its run has made.
+    """Return what is known about the actions of a source.
+
+    That is what is published under its name, or under that of its transform; above it what its run
+    has made; above that what the user has said.
 
     Args:
         source: How its actions came to be.
         episodes: Its episodes, as they are trained on: their rate is that of the actions.
     """
+    published = load_action_spec(source.name)
+    if source.transform and not published.sources:
+        published = replace(load_action_spec(source.transform), unnorm_key=source.name)
     made = _made_values(source, episodes)
-    return load_action_spec(source.name, made, source=TRAINING_SOURCE)
+    spec = load_action_spec(
+        source.name, made, stored={source.name: published}, source=TRAINING_SOURCE
+    )
+    return load_action_spec(source.name, source.action_spec, stored={source.name: spec})
+
+
+def open_questions(specs: Mapping[str, ActionSpec]) -> list[str]:
+    """Return what the robot will ask for, one text per source that leaves something open."""
+    return [
+        f"{name}: nobody says what {', '.join(unknown)} of its actions are, and the robot asks for "
+        "them before it moves. Say it in action_spec of the source: a finished run that is started "
+        "again only writes it down."
+        for name, spec in specs.items()
+        if (unknown := spec.unknown_for_motion())
+    ]
 
 
 def _made_values(source: SourceConfig, episodes: Sequence[Episode]) -> dict[str, Any]:

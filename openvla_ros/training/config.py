@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from openvla_ros.action_specs import require_spec_fields
 from openvla_ros.errors import ConfigurationError
 
 STRATEGIES = ("full", "last_layer", "frozen_vision", "sandwich", "lora", "qlora")
@@ -42,6 +44,8 @@ class SourceConfig:
         idle_motion: Norm of the first six numbers below which a step does not move.
         resample_hz: Keep steps at this lower rate and add their motions up; None = as recorded.
         skip_unlabelled: Leave out steps whose instruction is empty, instead of refusing them.
+        action_spec: What the numbers of an action mean where the recording does not say it, such as
+            {kind: eef_delta, gripper_open: 1.0}; see docs/finetune.md.
     """
 
     path: str
@@ -60,6 +64,7 @@ class SourceConfig:
     idle_motion: float = 1e-4
     resample_hz: float | None = None
     skip_unlabelled: bool = False
+    action_spec: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, text in (("path", self.path), ("name", self.name)):
@@ -73,6 +78,7 @@ class SourceConfig:
         for name, rate in (("rate_hz", self.rate_hz), ("resample_hz", self.resample_hz)):
             if rate is not None:
                 require_range(where + name, rate, 0.0, above=True)
+        require_spec_fields(self.action_spec, where + "action_spec")
 
 
 @dataclass(frozen=True)

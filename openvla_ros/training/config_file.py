@@ -170,6 +170,8 @@ def _fill(concern: type[_Config], content: Any, prefix: str) -> _Config:
 def _convert(value: Any, hint: Any, where: str) -> Any:
     """Return a YAML value as the type that a field has."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
     if is_dataclass(hint):
         return _fill(cast(Any, hint), value, where + ".")
     if origin in (Union, types.UnionType):  # only `X | None` occurs

@@ -294,8 +294,9 @@ def _require_displacements(source: SourceConfig) -> None:
 
 
 def _identity(source: SourceConfig) -> str:
-    """A hash of the content of a source and of all settings but its place, name and weight."""
-    settings = {k: v for k, v in asdict(source).items() if k not in ("path", "name", "weight")}
+    """A hash of the content of a source and of all settings that decide about its steps."""
+    apart = ("path", "name", "weight", "action_spec")
+    settings = {k: v for k, v in asdict(source).items() if k not in apart}
     if source.topics:
         settings["topics"] = fingerprint(Path(source.topics).expanduser())
     content = fingerprint(Path(source.path).expanduser())

@@ -31,12 +31,12 @@ from openvla_ros.model.configuration import OpenVLAConfig
 from openvla_ros.model.processing import OpenVLAProcessor
 from openvla_ros.model.prompts import prompt_form
 from openvla_ros.model.result_files import BaseReference
-from openvla_ros.training.action_meaning import describe_actions
+from openvla_ros.training.action_meaning import describe_sets, open_questions
 from openvla_ros.training.activation_checkpointing import checkpoint_activations, compile_blocks
 from openvla_ros.training.auxiliary import build_auxiliary_losses
 from openvla_ros.training.config import FinetuneConfig
 from openvla_ros.training.config_file import plain_config
-from openvla_ros.training.datasets import TrainingSet, open_training_sets, training_sources
+from openvla_ros.training.datasets import TrainingSet, open_training_sets
 from openvla_ros.training.distributed import (
     Ranks,
     barrier,
@@ -263,14 +263,11 @@ def _finish(
         "evaluation": standing.evaluation,
         "data": {one.name: data_figures(one) for one in sets},
     }
-    sources = training_sources(config.data)
+    specs = describe_sets(config.data, sets)
     facts = ResultFacts(
         norm_stats={one.name: one.entry for one in sets},
         image_options=deployed_options(config.data),
-        action_specs={
-            one.name: describe_actions(source, one.episodes)
-            for source, one in zip(sources, sets, strict=True)
-        },
+        action_specs=specs,
         config=plain_config(config),
         metrics=metrics,
     )
@@ -298,6 +295,8 @@ def _finish(
             plots = draw_plots(out)
         except DependencyError as error:
             watcher.tell(str(error))
+    for question in open_questions(specs):
+        watcher.tell(question)
     return FinetuneResult(folder, metrics, tuple(plots))
 
 
@@ -357,7 +356,9 @@ def _locked(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         file = (out / _LOCK_FILE).open("a")
     except OSError as error:
-        raise StorageError(f"run.out: {out} cannot be written: {error}.") from error
+        raise StorageError(
+            f"run.out: {out} cannot be written: {error}. Give another folder."
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

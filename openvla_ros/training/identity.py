@@ -20,6 +20,7 @@ _FREE = (
     "data.cache_folder",
     "data.sources.*.path",
     "data.sources.*.topics",
+    "data.sources.*.action_spec.*",
     "run.out",
     "run.device",
     "run.save_every",

@@ -14,6 +14,7 @@ from openvla_ros.model.checkpoint import expected_shapes, read_config
 from openvla_ros.model.configuration import OpenVLAConfig
 from openvla_ros.model.image_options import MODEL_IMAGE_SIZE
 from openvla_ros.model.result_files import CONFIG_FILE
+from openvla_ros.training.action_meaning import describe_sets, open_questions
 from openvla_ros.training.config import FinetuneConfig
 from openvla_ros.training.datasets import TrainingSet, open_training_sets
 from openvla_ros.training.memory import TEXT_TOKENS, MemoryEstimate, estimate_memory
@@ -51,6 +52,7 @@ class Plan:
         picture_bytes: Of prepared pictures; None where they keep the size of the recordings.
         result_bytes: Of the result.
         free_bytes: On the disk of run.out.
+        open_questions: What the robot will ask about the actions, because nothing says it.
         steps: Of the run.
         samples_per_step: Over all processes.
         epochs: How often each step is seen, on average.
@@ -69,6 +71,7 @@ class Plan:
     picture_bytes: int | None
     result_bytes: int
     free_bytes: int
+    open_questions: Sequence[str]
     steps: int
     samples_per_step: int
     epochs: float
@@ -111,6 +114,7 @@ def make_plan(config: FinetuneConfig, *, world_size: int = 1, tflop_s: float = 0
         picture_bytes=_picture_bytes(config, sets),
         result_bytes=trained * _MASTER_BYTES if is_adapter else total * _BASE_BYTES,
         free_bytes=_free_bytes(Path(config.run.out).expanduser()),
+        open_questions=open_questions(describe_sets(config.data, sets)),
         steps=optimization.max_steps,
         samples_per_step=samples,
         epochs=optimization.max_steps * samples / steps,
