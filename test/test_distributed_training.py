@@ -117,6 +117,19 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatc
         start_ranks("cuda:0")
 
 
+def test_processes_wait_longer_than_a_download_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL gives up after ten minutes, in which no base of 15 GB has arrived."""
+    waits: list[float] = []
+    _pretend(monkeypatch, local_rank=0)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(
+        "torch.distributed.init_process_group",
+        lambda backend, timeout: waits.append(timeout.total_seconds()),
+    )
+    start_ranks("cuda")
+    assert waits == [7200.0]
+
+
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _pretend(monkeypatch, local_rank=1)
     with pytest.raises(DeviceError, match="at most 1 processes"):

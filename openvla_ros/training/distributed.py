@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ from openvla_ros.model.runtime_choices import choose_device
 from openvla_ros.model.vision import VisionTransformer
 from openvla_ros.training.config import StrategyConfig
 from openvla_ros.training.objective import FORWARD_METHODS, Objective
+
+_LONGEST_WAIT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,9 @@ def start_ranks(device: str = "auto") -> Ranks:
         chosen = torch.device("cuda", local_rank)
         torch.cuda.set_device(chosen)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        # The others wait while the main process downloads the base and prepares pictures; torchrun
+        # ends them at once when it dies.
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_LONGEST_WAIT)
     return Ranks(rank, world_size, local_rank, chosen)
 
 
@@ -158,10 +163,10 @@ def _uncomputed_units(model: OpenVLAForActionPrediction) -> Iterator[nn.Module]:
         yield from (tower.get_submodule(name) for name in tower.uncomputed_modules())
 
 
-def _units(model: OpenVLAForActionPrediction) -> Iterator[nn.Module]:
+def _units(model: OpenVLAForActionPrediction) -> Iterator[nn.Module | list[nn.Module]]:
     """Yield the modules that are gathered as a whole, inner ones first.
 
-    Each has weights of one format, as FSDP2 needs. Nothing is left for the root but what an
+    Each has weights of one format, as FSDP2 needs; those that share a weight are one. Nothing is left for the root but what an
     auxiliary loss adds.
     """
     for tower in model.vision_backbone.children():
@@ -172,8 +177,11 @@ def _units(model: OpenVLAForActionPrediction) -> Iterator[nn.Module]:
     language = model.language_model.model
     yield from language.layers
     yield language.norm
-    yield model.get_input_embeddings()
-    yield model.get_output_embeddings()
+    ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if ends[0].weight is ends[1].weight:
+        yield ends
+    else:
+        yield from ends
 
 
 @contextmanager
