@@ -160,14 +160,22 @@ class SimCell:
         self._mujoco.mj_camlight(self.model, self.data)
         return self._renderer.render(self.data, CAMERA, width, height)
 
+    def seen_geoms(self, width: int, height: int) -> np.ndarray:
+        """Return (height, width) int32: the number of the geom at each pixel, -1 for none."""
+        self._mujoco.mj_camlight(self.model, self.data)
+        return self._renderer.segment(self.data, CAMERA, width, height)
+
     def seen_pixels(self, width: int, height: int) -> dict[str, int]:
         """Return per colour how many pixels of its block the camera sees."""
-        self._mujoco.mj_camlight(self.model, self.data)
-        geoms = self._renderer.segment(self.data, CAMERA, width, height)
+        geoms = self.seen_geoms(width, height)
         return {
-            block.colour: int((geoms == self.model.geom(block_name(number)).id).sum())
+            block.colour: int((geoms == self.block_geom(number)).sum())
             for number, block in enumerate(self.scene.blocks)
         }
+
+    def block_geom(self, number: int) -> int:
+        """Return the number of the geom of a block of `scene`."""
+        return int(self.model.geom(block_name(number)).id)
 
     @property
     def renderer(self) -> str:

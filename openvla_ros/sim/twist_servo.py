@@ -1,7 +1,7 @@
 """Follows Cartesian twists with joint position targets, as MoveIt Servo does for a real arm.
 
 The twist is integrated into a pose, and inverse kinematics follows that pose, so that the sum of
-many small steps goes where the twist said. What the arm cannot reach is forgotten, not stored.
+many small steps goes where the twist said. What the arm cannot reach is not stored.
 """
 
 from __future__ import annotations
@@ -44,13 +44,25 @@ class TwistServo:
             duration_s: Seconds; some milliseconds, because joints go straight in between.
             measured_rad: (n,) where the joints are.
         """
+        nearest = np.clip(self.joints_rad, measured_rad - PUSH_RAD, measured_rad + PUSH_RAD)
+        lag = pose_error(self._kinematics.pose(nearest), self._target)
+        ahead = self._target
         if twist.any():
-            self._target = integrate_twist(self._target, twist[:3], twist[3:], duration_s)
-        joints, _ = self._kinematics.towards(self.joints_rad, self._target)
-        reach = self._max_speed_rad_s * duration_s
-        joints = np.clip(joints, self.joints_rad - reach, self.joints_rad + reach)
-        self.joints_rad = np.clip(joints, measured_rad - PUSH_RAD, measured_rad + PUSH_RAD)
-        reached = self._kinematics.pose(self.joints_rad)
-        error = pose_error(reached, self._target)
-        if np.linalg.norm(error[:3]) > LEASH_M or np.linalg.norm(error[3:]) > LEASH_RAD:
-            self._target = reached
+            ahead = integrate_twist(self._target, twist[:3], twist[3:], duration_s)
+        for target in (ahead, self._target):  # where it cannot go on, it still catches up
+            joints, _ = self._kinematics.towards(nearest, target)
+            reach = self._max_speed_rad_s * duration_s
+            joints = np.clip(joints, nearest - reach, nearest + reach)
+            joints = np.clip(joints, measured_rad - PUSH_RAD, measured_rad + PUSH_RAD)
+            if _is_followed(lag, pose_error(self._kinematics.pose(joints), target)):
+                self.joints_rad, self._target = joints, target
+                return
+        self.joints_rad = nearest
+
+
+def _is_followed(before: np.ndarray, after: np.ndarray) -> bool:
+    """True when what is left to the target is within the leash, or gets less."""
+    return all(
+        np.linalg.norm(after[part]) <= max(leash, float(np.linalg.norm(before[part])) - 1e-9)
+        for part, leash in ((slice(0, 3), LEASH_M), (slice(3, 6), LEASH_RAD))
+    )
