@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,8 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from openvla_ros.data import frame_store
 from openvla_ros.data.episode import Episode
-from openvla_ros.data.episode_edits import drop_first_steps
+from openvla_ros.data.episode_edits import drop_first_steps, drop_steps
 from openvla_ros.data.frame_store import FrameStore
 from openvla_ros.data.steps import even_stamps
 from openvla_ros.errors import ImageError, StorageError
@@ -66,6 +68,23 @@ def test_other_content_other_steps_and_other_options_are_other_files(tmp_path: P
     fewer = drop_first_steps(episode, 1)
     assert fewer is not None and not store.has(fewer)
     assert np.array_equal(store.frames(fewer), store.frames(episode)[1:])
+    others = drop_steps(episode, lambda actions: np.arange(4) == 3)  # as many, and not the same
+    assert others is not None and not store.has(others)
+    assert np.array_equal(store.frames(others), store.frames(episode)[:3])
+
+
+def test_what_is_mapped_is_not_sent_to_workers_and_does_not_grow_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_store, "_OPEN_FILES", 2)
+    store, episode = FrameStore(tmp_path, "source", FIXED), made_up(Images())
+    episodes = [replace(episode, name=f"episode_{number}") for number in range(4)]
+    expected = [np.array(store.frames(one)) for one in episodes]
+    assert len(store._open) == 2
+    sent = pickle.dumps(store)
+    assert len(sent) < 2000, len(sent)
+    for one, frames in zip(episodes, expected, strict=True):
+        assert np.array_equal(pickle.loads(sent).frames(one), frames)
 
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "header", "empty"])
