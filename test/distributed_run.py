@@ -45,10 +45,13 @@ MAX_NORM = 1.0
 
 
 def run_strategy(name: str, ranks: Ranks, out: Path) -> None:
-    """Train a tiny model by one strategy and write what came out; NAME@bfloat16 computes so."""
-    bare_name, _, precision = name.partition("@")
+    """Train a tiny model by one strategy and write what came out.
+
+    NAME@bfloat16 computes so; NAME@tied has one matrix for embeddings and output head.
+    """
+    bare_name, _, variant = name.partition("@")
     strategy = StrategyConfig(name=bare_name, lora_rank=4)
-    objective = _objective(strategy, precision or "float32", seed=0 if ranks.is_main else 1)
+    objective = _objective(strategy, variant, seed=0 if ranks.is_main else 1)
     module = distribute(objective, strategy, ranks)
     parameters = trained_parameters(module)
     config = FinetuneConfig("base", DataConfig((SourceConfig("path", "name"),)), strategy=strategy)
@@ -80,13 +83,16 @@ def run_strategy(name: str, ranks: Ranks, out: Path) -> None:
         (out / f"{name}.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
-def _objective(strategy: StrategyConfig, precision: str, seed: int) -> Objective:
+def _objective(strategy: StrategyConfig, variant: str, seed: int) -> Objective:
     """Return an objective over fixed weights; new adapters depend on the seed."""
     config = profile_config("tiny")
     model = OpenVLAForActionPrediction(config).float()
     with torch.no_grad():
         for key, weight in model.named_parameters():
             weight.copy_(random_tensor(key, tuple(weight.shape), config, 0))
+    if variant == "tied":
+        model.get_output_embeddings().weight = model.get_input_embeddings().weight
+    precision = "bfloat16" if variant == "bfloat16" else "float32"
     torch.manual_seed(seed)
     choose_trained(model, strategy)
     for parameter in model.parameters():

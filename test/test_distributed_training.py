@@ -28,7 +28,7 @@ from openvla_ros.training.distributed import (
     without_sync,
 )
 
-STRATEGIES = ("lora", "full", "last_layer", "sandwich")
+STRATEGIES = ("lora", "full", "last_layer", "sandwich", "last_layer@tied")
 IN_BFLOAT16 = ("lora@bfloat16", "frozen_vision@bfloat16", "last_layer@bfloat16")
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 
