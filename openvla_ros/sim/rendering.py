@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import weakref
 from typing import Any
 
 import numpy as np
@@ -108,8 +109,7 @@ class SceneRenderer:
     def close(self) -> None:
         """Give the context back."""
         if self._gl is not None:
-            self._render_context.free()
-            self._gl.free()
+            self._release()
             self._gl = None
 
     def _opened(self, width: int, height: int) -> Any:
@@ -131,6 +131,8 @@ class SceneRenderer:
                 self._model, mujoco.mjtFontScale.mjFONTSCALE_100
             )
             mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._render_context)
+            # At the end of the process too, before PyOpenGL is taken apart.
+            self._release = weakref.finalize(self, _release, self._render_context, self._gl)
         self._gl.make_current()
         return self._scene
 
@@ -148,3 +150,9 @@ class SceneRenderer:
         mujoco.mjr_render(rectangle, scene, self._render_context)
         mujoco.mjr_readPixels(picture, None, rectangle, self._render_context)
         return np.ascontiguousarray(picture[::-1])  # OpenGL counts rows from below
+
+
+def _release(render_context: Any, gl: Any) -> None:
+    gl.make_current()
+    render_context.free()
+    gl.free()
