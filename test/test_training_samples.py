@@ -16,7 +16,7 @@ from openvla_ros.model.checkpoint import read_config
 from openvla_ros.model.processing import OpenVLAProcessor
 from openvla_ros.model.prompts import prompt_form
 from openvla_ros.training.batch import Origin, TrainingBatch
-from openvla_ros.training.samples import MAX_LENGTH, build_sample, collate
+from openvla_ros.training.samples import MAX_LENGTH, build_sample, collate, label_sample
 
 CASES = ("train__A_fused__stop0", "train__A_fused__stop1", "train__B_siglip_v01__stop0")
 ORIGIN = Origin("made_up", "episode_000", 0)
@@ -85,3 +85,16 @@ def test_an_instruction_that_leaves_no_room_for_the_action_is_refused(
             predict_stop_token=True,
             origin=ORIGIN,
         )
+
+
+def test_a_sample_may_be_as_long_as_the_limit_and_collate_cuts_at_its_own() -> None:
+    actions, pixels = np.arange(31744, 31751), torch.zeros(6, 2, 2)
+    prompt = torch.ones(MAX_LENGTH - 8, dtype=torch.int64)
+    sample = label_sample(prompt, actions, pixels, 2, True, ORIGIN)
+    assert len(sample.input_ids) == MAX_LENGTH
+    with pytest.raises(InstructionError, match=f"{MAX_LENGTH + 1} ids"):
+        label_sample(torch.cat([prompt, prompt[:1]]), actions, pixels, 2, True, ORIGIN)
+    whole = collate([sample], pad_token_id=32000)
+    cut = collate([sample], pad_token_id=32000, max_length=MAX_LENGTH - 3)
+    for name in ("input_ids", "labels", "attention_mask"):
+        assert torch.equal(getattr(cut, name), getattr(whole, name)[:, :-3]), name
