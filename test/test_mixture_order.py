@@ -37,3 +37,9 @@ def test_datasets_appear_as_often_as_their_probability_says() -> None:
 def test_another_seed_is_another_order() -> None:
     orders = [MixtureOrder(seed, [100], [1.0]).take(0, 100)[1].tolist() for seed in (0, 1)]
     assert orders[0] != orders[1]
+
+
+def test_datasets_of_one_size_have_orders_of_their_own() -> None:
+    datasets, positions = MixtureOrder(0, [50, 50], [0.5, 0.5]).take(0, 400)
+    first, second = (positions[datasets == dataset][:50] for dataset in (0, 1))
+    assert sorted(first) == sorted(second) and not np.array_equal(first, second)
