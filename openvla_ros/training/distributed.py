@@ -166,8 +166,8 @@ def _uncomputed_units(model: OpenVLAForActionPrediction) -> Iterator[nn.Module]:
 def _units(model: OpenVLAForActionPrediction) -> Iterator[nn.Module | list[nn.Module]]:
     """Yield the modules that are gathered as a whole, inner ones first.
 
-    Each has weights of one format, as FSDP2 needs; those that share a weight are one. Nothing is left for the root but what an
-    auxiliary loss adds.
+    Each has weights of one format, as FSDP2 needs; those that share a weight are one. Nothing is
+    left for the root but what an auxiliary loss adds.
     """
     for tower in model.vision_backbone.children():
         assert isinstance(tower, VisionTransformer), type(tower)
