@@ -157,6 +157,9 @@ def test_the_steps_can_be_sent_to_a_process_that_was_not_forked(data: TrainingDa
     sent = pickle.loads(pickle.dumps(data._training))  # as multiprocessing sends it
     place = Place(number=5, dataset=1, position=2)
     assert torch.equal(sent[place].pixel_values, data._training[place].pixel_values)
+    assert sent.reader._processor is None  # a tokenizer takes long to send, and prompts are encoded
+    sent._seed += 1
+    assert not torch.equal(sent[place].pixel_values, data._training[place].pixel_values)
 
 
 @pytest.mark.parametrize("augmented", [True, False])
