@@ -149,8 +149,8 @@ def _shard(objective: Objective, ranks: Ranks) -> None:
     for unit in _uncomputed_units(objective.model):
         # Never gathered, and with a format for gradients FSDP2 looks for one while accumulating.
         fully_shard(unit, mesh=mesh)
-    for unit in _units(objective.model):
-        fully_shard(unit, mesh=mesh, mp_policy=policy)
+    for together in _units(objective.model):
+        fully_shard(together, mesh=mesh, mp_policy=policy)
     fully_shard(objective, mesh=mesh, mp_policy=policy)
     for method in FORWARD_METHODS:
         register_fsdp_forward_method(objective, method)
