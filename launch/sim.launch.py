@@ -18,7 +18,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 ARGUMENTS = {
-    "arm": ("viperx", "arm of the cell"),
+    "arm": ("viperx", "viperx, or panda"),
     "task": ("reach", "reach, push, pick or place"),
     "target": ("", "colour of the block the task is about; empty = drawn"),
     "seed": ("0", "decides the scene"),

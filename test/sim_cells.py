@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 from openvla_ros.errors import DependencyError
-from openvla_ros.sim.assets import viperx_folder
+from openvla_ros.sim.assets import panda_folder, viperx_folder
 from openvla_ros.sim.cell import SimCell
 from openvla_ros.sim.expert import STEP_S, action_twist, expert_action
 from openvla_ros.sim.rendering import open_context
@@ -16,11 +16,11 @@ from openvla_ros.sim.rendering import open_context
 STEPS = {"reach": 40, "push": 60, "pick": 60, "place": 90}
 
 
-def require_cell() -> None:
-    """Skip when no cell can be built here."""
+def require_cell(arm: str = "viperx") -> None:
+    """Skip when no cell with this arm can be built here."""
     pytest.importorskip("mujoco", reason="needs the extra `sim`: pip install '.[sim]'")
     try:
-        viperx_folder()
+        {"viperx": viperx_folder, "panda": panda_folder}[arm]()
     except DependencyError as error:
         pytest.skip(str(error))
 
@@ -34,9 +34,9 @@ def require_pictures() -> None:
 
 
 @cache
-def shared_cell() -> SimCell:
-    """One cell per process: its model takes longer to compile than most tests to run."""
-    return SimCell()
+def shared_cell(arm: str = "viperx") -> SimCell:
+    """One cell per process and arm: a model takes longer to compile than most tests to run."""
+    return SimCell(arm)
 
 
 def run_expert(cell: SimCell) -> int | None:

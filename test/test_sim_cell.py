@@ -27,29 +27,35 @@ def cell() -> SimCell:
     return shared_cell()
 
 
+@pytest.fixture(params=["viperx", "panda"])
+def any_cell(request: pytest.FixtureRequest) -> SimCell:
+    sim_cells.require_cell(request.param)
+    return shared_cell(request.param)
+
+
 @pytest.fixture
 def seeing_cell() -> SimCell:
     sim_cells.require_pictures()
     return shared_cell()
 
 
-def test_the_tool_goes_as_far_as_the_twist_says(cell: SimCell) -> None:
-    cell.reset(0)
-    assert cell.put_tool(Pose(np.array([0.30, -0.05, 0.18]), TOOL_DOWN))
+def test_the_tool_goes_as_far_as_the_twist_says(any_cell: SimCell) -> None:
+    any_cell.reset(0)
+    assert any_cell.put_tool(Pose(np.array([0.30, -0.05, 0.18]), TOOL_DOWN))
     for twist in np.diag([0.05, 0.05, -0.05, 0.2, 0.2, 0.2]):
-        before = cell.ee_pose()
-        cell.step(twist, 1.0, 1.0)
-        cell.step(np.zeros(6), 1.0, 0.3)
-        moved = pose_error(before, cell.ee_pose())
+        before = any_cell.ee_pose()
+        any_cell.step(twist, 1.0, 1.0)
+        any_cell.step(np.zeros(6), 1.0, 0.3)
+        moved = pose_error(before, any_cell.ee_pose())
         off = np.abs(moved - twist)
         assert off[:3].max() < 0.002 and off[3:].max() < 0.01, f"asked {twist}, went {moved}"
 
 
-def test_the_arm_stands_still_without_a_twist(cell: SimCell) -> None:
-    cell.reset(1)
-    before = cell.ee_pose()
-    cell.step(np.zeros(6), 1.0, 2.0)
-    moved = np.abs(pose_error(before, cell.ee_pose())).max()
+def test_the_arm_stands_still_without_a_twist(any_cell: SimCell) -> None:
+    any_cell.reset(1)
+    before = any_cell.ee_pose()
+    any_cell.step(np.zeros(6), 1.0, 2.0)
+    moved = np.abs(pose_error(before, any_cell.ee_pose())).max()
     assert moved < 0.001, f"{moved} m or rad in 2 s"
 
 
@@ -67,20 +73,20 @@ def test_what_cannot_be_reached_is_not_stored(cell: SimCell) -> None:
     assert leaning < 0.3, f"the gripper has turned by {leaning:.2f} rad on a straight way"
 
 
-def test_joints_stay_within_their_limits(cell: SimCell) -> None:
-    cell.reset(3)
+def test_joints_stay_within_their_limits(any_cell: SimCell) -> None:
+    any_cell.reset(3)
     for twist in ([0.3, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, -0.3, 0, 1, 0]):
-        cell.step(np.array(twist, float), 0.0, 3.0)
-        joints = cell.joint_positions()
-        lower, upper = cell.kinematics.lower_rad, cell.kinematics.upper_rad
+        any_cell.step(np.array(twist, float), 0.0, 3.0)
+        joints = any_cell.joint_positions()
+        lower, upper = any_cell.kinematics.lower_rad, any_cell.kinematics.upper_rad
         assert (joints > lower - 0.05).all() and (joints < upper + 0.05).all(), joints
 
 
-def test_the_gripper_opens_and_closes(cell: SimCell) -> None:
-    cell.reset(4)
+def test_the_gripper_opens_and_closes(any_cell: SimCell) -> None:
+    any_cell.reset(4)
     for wanted in (0.0, 1.0, 0.5):
-        cell.step(np.zeros(6), wanted, 1.0)
-        assert cell.opening() == pytest.approx(wanted, abs=0.03)
+        any_cell.step(np.zeros(6), wanted, 1.0)
+        assert any_cell.opening() == pytest.approx(wanted, abs=0.03)
 
 
 @pytest.mark.parametrize("twist", [np.zeros(5), np.full(6, np.nan)])
@@ -90,14 +96,14 @@ def test_a_twist_that_is_none_is_refused(cell: SimCell, twist: np.ndarray) -> No
         cell.step(twist, 1.0, 0.1)
 
 
-def test_inverse_kinematics_finds_the_poses_of_the_table(cell: SimCell) -> None:
+def test_inverse_kinematics_finds_the_poses_of_the_table(any_cell: SimCell) -> None:
     generator = np.random.default_rng(0)
     for _ in range(50):
         position = generator.uniform([0.2, -0.22, 0.02], [0.46, 0.22, 0.24])
         target = Pose(position, TOOL_DOWN)
-        joints = cell.kinematics.solve(target, np.array(cell.arm.home_rad))
+        joints = any_cell.kinematics.solve(target, np.array(any_cell.arm.home_rad))
         assert joints is not None, f"no joint positions for {position}"
-        assert is_small(pose_error(cell.kinematics.pose(joints), target))
+        assert is_small(pose_error(any_cell.kinematics.pose(joints), target))
 
 
 def test_the_same_seed_does_the_same_again(seeing_cell: SimCell) -> None:
@@ -183,12 +189,12 @@ def test_pictures_differ_between_seeds_and_have_the_size_asked_for(seeing_cell: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_expert_does_its_task(cell: SimCell, kind: str) -> None:
+def test_the_expert_does_its_task(any_cell: SimCell, kind: str) -> None:
     failed = []
     for seed in range(4):
-        cell.reset(seed, kind)
-        assert not cell.task.is_done(cell.state()), "done before it began"
-        if run_expert(cell) is None:
+        any_cell.reset(seed, kind)
+        assert not any_cell.task.is_done(any_cell.state()), "done before it began"
+        if run_expert(any_cell) is None:
             failed.append(seed)
     assert not failed, f"{kind}: seeds {failed}"
 
@@ -251,8 +257,11 @@ def test_blocks_that_do_not_fit_are_said_to() -> None:
 
 def test_absent_meshes_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assets, "VIPERX_PACKAGE", "no_such_package_here")
+    monkeypatch.setattr(assets, "PANDA_PACKAGE", "no_such_package_here")
     with pytest.raises(DependencyError, match="pip install --no-deps 'gym-aloha"):
         assets.viperx_folder()
+    with pytest.raises(DependencyError, match="pip install --no-deps 'robosuite"):
+        assets.panda_folder()
 
 
 def test_a_renderer_that_needs_a_display_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

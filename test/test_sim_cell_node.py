@@ -243,14 +243,17 @@ def test_the_expert_does_its_task_over_topics(rig: Callable[..., Rig], kind: str
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("first_seed", [2000, 2050])  # two halves: 100 at once take over 5 minutes
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_expert_does_at_least_98_of_100_over_topics(rig: Callable[..., Rig], kind: str) -> None:
-    one = rig(task=kind)
+def test_the_expert_does_at_least_98_of_100_over_topics(
+    rig: Callable[..., Rig], kind: str, first_seed: int
+) -> None:
+    one = rig(task=kind, camera_rate=5.0)
     failed = []
-    for seed in range(2000, 2100):
+    for seed in range(first_seed, first_seed + 50):
         one.node.set_parameters([Parameter("seed", value=seed)])
         one.node.reset()
         one.opening = 1.0
         if not one.run_expert():
             failed.append(seed)
-    assert len(failed) <= 2, f"{kind}: seeds {failed}"
+    assert len(failed) <= 1, f"{kind}: seeds {failed}"

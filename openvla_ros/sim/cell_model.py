@@ -18,7 +18,7 @@ from openvla_ros.sim.scene import BLOCK_SIZE_M, PLATE_HEIGHT_M, PLATE_RADIUS_M, 
 PHYSICS_STEP_S = 0.002
 CAMERA = "third_person"
 CAMERA_POSITION_M = np.array([0.92, 0.16, 0.58])
-CAMERA_TARGET_M = np.array([0.29, 0.0, 0.09])
+CAMERA_TARGET_M = np.array([0.29, 0.015, 0.09])
 CAMERA_FOVY_DEGREES = 36.0
 TABLE_HALF_M = (0.45, 0.55, 0.02)
 TABLE_CENTRE_M = (0.30, 0.0)
@@ -67,11 +67,11 @@ def _set_options(spec: Any) -> None:
 
 
 def _fit_arm(spec: Any, arm: ArmModel) -> None:
-    """Put the arm at the origin, give it servos, a tool point and finger pads."""
+    """Put the arm at its place, give it servos, a tool point and finger pads."""
     import mujoco
 
     root = spec.body(arm.root)
-    root.pos, root.quat = [0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]
+    root.pos, root.quat = [arm.base_x_m, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]
     for body in [root, *root.find_all(mujoco.mjtObj.mjOBJ_BODY)]:
         body.gravcomp = 1.0
         for geom in body.geoms:
@@ -106,7 +106,10 @@ def _fit_arm(spec: Any, arm: ArmModel) -> None:
         data=[0.0, second.open_m / first.open_m, *[0.0] * 9],
         solref=[0.004, 1.0],
     )
-    spec.body(arm.tool_body).add_site(name=TOOL_SITE, pos=arm.tool_point_m, group=_UNSEEN)
+    x, y, z, w = rotation_to_quaternion(np.array(arm.tool_axes).T)
+    spec.body(arm.tool_body).add_site(
+        name=TOOL_SITE, pos=arm.tool_point_m, quat=[w, x, y, z], group=_UNSEEN
+    )
 
 
 def _add_servo(spec: Any, joint: str, stiffness: float, limit: float) -> None:

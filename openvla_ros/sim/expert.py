@@ -132,13 +132,13 @@ def _place(task: Task, state: CellState) -> tuple[np.ndarray, float]:
     assert state.plate is not None, "a scene without a plate"
     tool, block = state.tool.position, state.blocks[task.target]
     beside = float(np.linalg.norm((block - state.plate)[:2]))
-    if is_on_plate(state, task.target) and beside < 3 * _ALIGNED_M:
-        is_free = state.opening > _LET_GO
-        return (_above(tool, max(TRAVEL_Z_M, tool[2])) if is_free else tool), OPEN
-    if not state.is_held(task.target):
-        return _grasp(task.target, state)
     grip = tool - block  # how the block sits between the fingers
     goal = state.plate + grip + _up(BLOCK_SIZE_M / 2 + 0.002)
+    if is_on_plate(state, task.target) and beside < 3 * _ALIGNED_M:
+        is_free = state.opening > _LET_GO
+        return (_above(tool, max(TRAVEL_Z_M, tool[2])) if is_free else goal), OPEN
+    if not state.is_held(task.target):
+        return _grasp(task.target, state)
     if beside < 2 * _ALIGNED_M:
         return goal, CLOSED
     if block[2] < BLOCK_SIZE_M / 2 + PLATE_HEIGHT_M + 0.03:

@@ -49,9 +49,9 @@ PHRASES = {
 }
 NEAREST_SHARE = 0.25  # of drawn targets that are the block nearest to the gripper: below a third
 
-REACH_ABOVE_M = 0.025  # the tool point shall come to this height above the block's top
+REACH_ABOVE_M = 0.015  # the tool point shall come to this height above the block's top
 REACHED_BESIDE_M = 0.025
-REACHED_HEIGHT_M = 0.025  # above or below REACH_ABOVE_M
+REACHED_HEIGHT_M = 0.02  # above or below REACH_ABOVE_M
 PUSH_M = 0.06
 PUSHED_M = 0.05
 PUSHED_BESIDE_M = 0.03
