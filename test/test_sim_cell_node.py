@@ -220,6 +220,8 @@ def test_a_reset_draws_the_scene_of_the_parameters(rig: Callable[..., Rig]) -> N
         ({"real_time_factor": -1.0}, "real_time_factor"),
         ({"arm": "ur5"}, "viperx"),
         ({"task": "throw"}, "reach, push, pick, place"),
+        ({"camera_rate": 5}, "camera_rate is a float"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
 def test_a_parameter_that_is_not_usable_is_named(parameters: dict, message: str) -> None:

@@ -19,6 +19,7 @@ import rclpy
 from geometry_msgs.msg import TwistStamped
 from rclpy.clock import Clock as NodeClock
 from rclpy.clock import ClockType
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.node import Node
 from rclpy.time import Time
 from std_srvs.srv import Trigger
@@ -72,7 +73,12 @@ class SimCellNode(Node):
         """
         super().__init__("sim_cell", **options)
         for name, value in PARAMETERS.items():
-            self.declare_parameter(name, value)
+            try:
+                self.declare_parameter(name, value)
+            except InvalidParameterTypeException as error:
+                raise ConfigurationError(
+                    f"{error}: {name} is a {type(value).__name__}, as in {name}:={value}."
+                ) from error
         self._has_clock = bool(self._value("publish_clock")) or not is_paced
         _require(self._value("camera_rate") > 0, "camera_rate", self._value("camera_rate"), "> 0")
         factor = self._value("real_time_factor")

@@ -11,7 +11,7 @@ import numpy as np
 
 from openvla_ros.control.displacement import euler_matrix
 from openvla_ros.control.pose import Pose
-from openvla_ros.errors import DependencyError, MotionError
+from openvla_ros.errors import ConfigurationError, DependencyError, MotionError
 from openvla_ros.sim import cell_model
 from openvla_ros.sim.arms import TOOL_DOWN, TOOL_SITE, arm_model
 from openvla_ros.sim.cell_model import CAMERA, PHYSICS_STEP_S, block_name
@@ -82,8 +82,10 @@ class SimCell:
             wording: Number of the phrasing; None draws one.
 
         Raises:
-            ConfigurationError: Unknown kind, or no block of that colour in this scene.
+            ConfigurationError: Unknown kind, a negative seed, or no block of that colour here.
         """
+        if seed < 0:
+            raise ConfigurationError(f"the seed is {seed}; it must be 0 or more.")
         for attempt in range(_TRIES):
             generator = np.random.default_rng([seed, attempt])
             self._place(draw_scene(generator, self.ranges, has_plate=kind == "place"))
