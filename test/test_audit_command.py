@@ -96,6 +96,14 @@ def test_json_is_only_json(episodes, checkpoint, capsys):
     assert {finding["level"] for finding in content["findings"]} == {"ok", "warn"}
 
 
+def test_a_folder_of_recordings_is_audited_whole(episodes, checkpoint, tmp_path, capsys):
+    demos = tmp_path / "demos"
+    for name in ("monday", "tuesday"):
+        shutil.copytree(episodes, demos / name)
+    run(demos, checkpoint, as_json=True)
+    assert json.loads(capsys.readouterr().out)["episodes"] == 10
+
+
 def test_key_alone_gives_units_and_no_scale(episodes, capsys):
     assert run(episodes, None, unnorm_key="bridge_orig", as_json=True) == 0
     content = json.loads(capsys.readouterr().out)

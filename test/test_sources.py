@@ -10,7 +10,7 @@ import pytest
 import recording_formats as formats
 
 from openvla_ros.data import sources
-from openvla_ros.data.sources import open_episodes, source_kind
+from openvla_ros.data.sources import list_recordings, open_episodes, source_kind
 from openvla_ros.errors import ConfigurationError
 
 REC = formats.recording(1)
@@ -67,6 +67,17 @@ def test_anything_else_lists_what_is_accepted(tmp_path: Path) -> None:
     for name in ("absent", "a.txt", "empty"):
         with pytest.raises(ConfigurationError, match=r"(?s)rosbag2.*LeRobot.*RLDS.*npz"):
             open_episodes(tmp_path / name)
+
+
+def test_a_folder_of_recordings_stands_for_them(tmp_path: Path, npz: Path) -> None:
+    demos = tmp_path / "demos"
+    for name in ("b", "a"):
+        shutil.copytree(npz.parent, demos / name)
+    assert list_recordings([demos, npz]) == [demos / "a", demos / "b", npz]
+    assert list_recordings([tmp_path / "nowhere"]) == [tmp_path / "nowhere"]  # its reader says so
+    (demos / "plots").mkdir()
+    with pytest.raises(ConfigurationError, match="folders without one: plots"):
+        list_recordings([demos])
 
 
 def test_a_folder_of_two_kinds_is_not_guessed(tmp_path: Path, npz: Path) -> None:

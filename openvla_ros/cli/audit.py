@@ -36,7 +36,8 @@ JSON_FILE, HTML_FILE = "audit.json", "audit.html"
 
 def audit(
     sources: Annotated[
-        list[Path], typer.Argument(help="rosbag2, LeRobot or RLDS folders, npz episodes.")
+        list[Path],
+        typer.Argument(help="rosbag2, LeRobot or RLDS folders, npz episodes; or folders of them."),
     ],
     topics: Annotated[
         Path | None, typer.Option(help="YAML that names the topics of a bag (docs/data.md).")
@@ -63,6 +64,9 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="JSON for machines.")] = False,
 ) -> None:
     """Look for mistakes in recorded episodes; exit code 1 when there is a problem."""
+    from openvla_ros.data.sources import list_recordings
+
+    sources = list_recordings(sources)
     _prepare(sources, topics, out)
     folder = local_folder(checkpoint) if checkpoint else None
     norm_stats = read_norm_stats(folder) if folder else {}

@@ -63,6 +63,7 @@ def replay(
         from openvla_ros.evaluation.replay.run import ReplayOptions
         from openvla_ros.evaluation.replay.variants import BASE, Variant, parse_comparison
 
+        sources = _recordings(sources, out)
         parameters = read_parameter_file(params_file) if params_file else {}
         options = ReplayOptions(
             topics=_topics(topics),
@@ -82,9 +83,8 @@ def replay(
         )
     if ground_truth:
         spec = replay_modes.spec_of(unnorm_key, checkpoint)
-        if not replay_modes.run_ground_truth(sources, options, spec, out, as_json=as_json):
-            raise typer.Exit(INCOMPLETE)
-        return
+        is_whole = replay_modes.run_ground_truth(sources, options, spec, out, as_json=as_json)
+        raise typer.Exit(0 if is_whole else INCOMPLETE)
     folder = _required(checkpoint, out)
     base = Variant(
         BASE,
@@ -122,6 +122,16 @@ def _image_steps(parameters: Mapping[str, Any]) -> dict[str, bool]:
     from openvla_ros.evaluation.replay.variants import IMAGE_KEYS
 
     return {key: True for key in IMAGE_KEYS if parameters.get(key)}
+
+
+def _recordings(sources: list[Path], out: Path | None) -> list[Path]:
+    """The recordings that the sources stand for; `out` would look like one in a folder of them."""
+    from openvla_ros.data.sources import list_recordings
+    from openvla_ros.evaluation.replay.plan import require_apart
+
+    if out is not None:
+        require_apart(sources, out)
+    return list_recordings(sources)
 
 
 def _evaluate(

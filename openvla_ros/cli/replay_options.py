@@ -9,7 +9,9 @@ import typer
 
 Sources = Annotated[
     list[Path],
-    typer.Argument(metavar="SOURCE...", help="Bags, LeRobot or RLDS folders, npz episodes."),
+    typer.Argument(
+        metavar="SOURCE...", help="Bags, LeRobot or RLDS folders, npz episodes; or folders of them."
+    ),
 ]
 Checkpoint = Annotated[str, typer.Option(help="Folder, or hub id such as openvla/openvla-7b.")]
 Out = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from openvla_ros.data import lerobot_meta, npz_episodes, rlds
@@ -105,6 +106,11 @@ def find_recordings(path: Path) -> list[Path]:
             "elsewhere, so that nothing is left out unnoticed."
         )
     return sorted([*folders, *files]) if not empty and (folders or files) else [path]
+
+
+def list_recordings(paths: Iterable[Path]) -> list[Path]:
+    """Return what lies at several paths; see `find_recordings`."""
+    return [recording for path in paths for recording in find_recordings(path)]
 
 
 def source_kind(source: Path) -> str:
