@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,6 +41,39 @@ def test_lines_come_back_as_they_were_written(tmp_path: Path) -> None:
         "loss": 1 / 3,
         "nested": {"per_dim": [0.1, 0.2]},
     }
+
+
+def test_a_full_disk_is_an_error_of_storage_wherever_it_is_noticed(tmp_path: Path) -> None:
+    """Events are written by a thread, and cannot be flushed afterwards either."""
+    pytest.importorskip("tensorboard", reason="needs the extra `train`")
+    code = """
+import resource, sys
+from pathlib import Path
+from openvla_ros.errors import StorageError
+from openvla_ros.training.config_file import config_from
+from openvla_ros.training.run_log import RunLog, append_line, cut_back
+data = {"sources": [{"path": "p", "name": "n"}]}
+config = config_from({"base": "b", "data": data})
+folder = Path(sys.argv[1])
+append_line(folder / "lines", {"step": 1, "text": "x" * 5000})
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    with RunLog(folder, config, 0) as log:
+        for step in range(10000):
+            log._forward("train", step, {"loss": 0.5})
+except StorageError as error:
+    print(error)
+try:
+    cut_back(folder / "lines", 5)
+except StorageError as error:
+    print(error)
+"""
+    line = [sys.executable, "-c", code, str(tmp_path)]
+    run = subprocess.run(line, capture_output=True, text=True, check=True)
+    first, second = run.stdout.splitlines()
+    assert "tensorboard cannot be written" in first and "make room" in first
+    assert "lines cannot be written" in second and run.stderr == ""
+    assert len(read_lines(tmp_path / "lines")) == 1
 
 
 def test_nan_is_no_invalid_json(tmp_path: Path) -> None:

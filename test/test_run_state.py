@@ -179,7 +179,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(
     save(tmp_path, 1)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(StorageError, match=r"step 2 .* GB are free.*make room"):
+    with pytest.raises(StorageError, match=r"step 2 .* bytes, and of .*make room"):
         save(tmp_path, 2)
     require_only_first(tmp_path)
 

@@ -11,7 +11,9 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +33,46 @@ class RunLog:
         folder: Of the run.
         config: Says where else to write.
         step: Steps that are done: what an earlier process wrote about later ones is removed.
+
+    Raises:
+        StorageError: The disk is full or cannot be written.
     """
 
     def __init__(self, folder: Path, config: FinetuneConfig, step: int) -> None:
         for name in (METRICS_FILE, TIMINGS_FILE):
             cut_back(folder / name, step)
         self._folder = folder
-        self._tensorboard = _open_tensorboard(folder, step) if config.run.tensorboard else None
+        with _storing(folder / TENSORBOARD_FOLDER):
+            self._tensorboard = _open_tensorboard(folder, step) if config.run.tensorboard else None
         self._wandb = _open_wandb(folder, config) if config.run.wandb_project else None
 
     def __enter__(self) -> RunLog:
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._on_thread_error
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._tensorboard:
-            self._tensorboard.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._close(has_failed=kind is not None)
+        finally:
+            threading.excepthook = self._excepthook
+
+    def _close(self, *, has_failed: bool) -> None:
         if self._wandb:
             self._wandb.finish()
+        if self._tensorboard:
+            # What has gone wrong before says more than that this cannot be written either.
+            with suppress(StorageError) if has_failed else nullcontext(), self._storing_events():
+                self._tensorboard.close()
+
+    def _on_thread_error(self, error: threading.ExceptHookArgs) -> None:
+        """Print no traceback of the thread that writes events: its error is raised here, too."""
+        by_tensorboard = type(error.thread).__module__.startswith("tensorboard.")
+        if not (by_tensorboard and isinstance(error.exc_value, OSError)):
+            self._excepthook(error)
+
+    def _storing_events(self) -> AbstractContextManager[None]:
+        return _storing(self._folder / TENSORBOARD_FOLDER)
 
     def write(self, kind: str, step: int, figures: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl, and its numbers elsewhere.
@@ -71,8 +96,9 @@ class RunLog:
     def _forward(self, kind: str, step: int, figures: Mapping[str, Any]) -> None:
         numbers = flat_numbers(figures, kind + "/")
         if self._tensorboard:
-            for name, number in numbers.items():
-                self._tensorboard.add_scalar(name, number, step)
+            with self._storing_events():  # of those before, which a thread writes
+                for name, number in numbers.items():
+                    self._tensorboard.add_scalar(name, number, step)
         if self._wandb:
             self._wandb.log(numbers, step=step)
 
@@ -117,11 +143,8 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
         StorageError: The disk is full or cannot be written.
     """
     text = json.dumps(_without_nan(line), allow_nan=False)
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error}.") from error
+    with _storing(path), path.open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -138,13 +161,29 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Remove the lines about steps after `step`, and a last line that was cut off."""
+    """Remove the lines about steps after `step`, and a last line that was cut off.
+
+    Raises:
+        StorageError: The disk is full or cannot be written; the file is as it was.
+    """
     if not path.exists():
         return
     kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
     partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+    with _storing(path):
+        partial.write_text("".join(kept), encoding="utf-8")
+        partial.replace(path)
+
+
+@contextmanager
+def _storing(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{place} cannot be written: {error}. Checkpoints of the run are untouched; make room "
+            "and start the same command again."
+        ) from error
 
 
 def _without_nan(value: Any) -> Any:

@@ -246,7 +246,9 @@ def _require_space(folder: Path, needed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < needed + _SPARE_BYTES:
-        raise OSError(f"it needs {needed / 1e9:.3f} GB and {free / 1e9:.3f} GB are free")
+        raise OSError(
+            f"it takes {needed:,} bytes, and of {free:,} that are free {_SPARE_BYTES:,} stay free"
+        )
 
 
 def _require_intact(path: Path, entry: Mapping[str, Any]) -> None:
