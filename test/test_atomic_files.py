@@ -60,3 +60,9 @@ def test_room_is_asked_for_with_something_to_spare(
     require_space(tmp_path / "new", 10, "A thing")
     with pytest.raises(StorageError, match=r"A thing takes 11 bytes and .* larger disk"):
         require_space(tmp_path / "new", 11, "A thing")
+
+
+def test_others_may_read_what_was_written(tmp_path: Path) -> None:
+    """A cache that several users share would hold files that only the first can open."""
+    write_whole_file(tmp_path / "a", [b"1"])
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644

@@ -39,6 +39,7 @@ def write_whole_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
+        Path(partial).chmod(0o644)  # a temporary file is its owner's alone
         Path(partial).replace(path)
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error}.") from error
