@@ -59,6 +59,17 @@ BASE, BASE_RATE = "base", 2.5e-3
 RANDOM, ON_RANDOM = "random_", ("lora", "last_layer")
 BASE_CAMERA, TUNED_CAMERA = "image_0", "image_1"
 STEPS = 1500
+#: What the seven numbers are; bag and npz do not say it.
+BRIDGE_ACTIONS = {
+    "kind": "eef_delta",
+    "translation_frame": "base",
+    "rotation_frame": "base",
+    "rotation_form": "euler_xyz",
+    "translation_unit_m": 1.0,
+    "rotation_unit_rad": 1.0,
+    "gripper_open": 1.0,
+    "gripper_closed": 0.0,
+}
 ALL = (*RATES, *(f"{RANDOM}{name}" for name in ON_RANDOM))
 TARGET_ACCURACY = 0.97
 STEPS_OF_ALL = 225  # 25 episodes of ten steps, without the first one
@@ -126,6 +137,7 @@ def octo_config(
                         "camera": camera,
                         "rate_hz": 5.0,
                         "drop_first_steps": 1,
+                        "action_spec": BRIDGE_ACTIONS,
                     }
                 ],
                 "held_out": 0.0,
