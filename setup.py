@@ -57,9 +57,9 @@ EXTRAS = {
     "plots": ["matplotlib>=3.7"],
     # `openvla-ros finetune`: events while it trains, curves at its end.
     "train": ["matplotlib>=3.7", "tensorboard>=2.16"],
-    # The simulated cell. gym-aloha, whose meshes are the arm, allows mujoco below 3.9; robosuite 1.5
-    # fails with 4.0 (AssertionError in get_joint_qpos_addr). scripts/setup.bash installs gym-aloha
-    # without its dependencies, because only its files are read.
+    # The simulated cell. gym-aloha, whose meshes are the arm, allows mujoco below 3.9; robosuite
+    # 1.5 fails with 4.0 (AssertionError in get_joint_qpos_addr). scripts/setup.bash installs
+    # gym-aloha without its dependencies, because only its files are read.
     "sim": ["mujoco>=3.3,<3.9"],
     "test": [
         "hypothesis>=6.100",
