@@ -256,7 +256,7 @@ def curve_table(folder: Path) -> str:
     """Return the evaluations of a run, one line each."""
     lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
     found = [entry for entry in map(json.loads, lines) if entry["kind"] == "evaluation"]
-    return "\n".join(row(str(e["step"]), {"evaluation": e, "step": e["step"]}) for e in found)
+    return "\n".join(row("full", {"evaluation": e, "step": e["step"]}) for e in found)
 
 
 def dimension_table(runs: dict[str, dict[str, Any]], before: dict[str, Any]) -> str:
