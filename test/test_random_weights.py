@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from openvla_ros.errors import ConfigurationError
+from openvla_ros.errors import ConfigurationError, StorageError
 from openvla_ros.model import shards
 from openvla_ros.model.random_weights import build_checkpoint
 from openvla_ros.policy import OpenVLAPolicy
@@ -64,7 +64,7 @@ def test_an_interrupted_build_leaves_no_checkpoint(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(shards, "save_file", disk_full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(StorageError, match="no space left on device"):
         build_checkpoint("tiny", tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
 
