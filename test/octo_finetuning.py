@@ -22,8 +22,7 @@ from typing import Any
 
 import torch
 from bridge_episodes import EPISODES, WHY_NOT
-from overfitted_policy import _TEXT as TEXT
-from overfitted_policy import _TOWERS as TOWERS
+from overfitted_policy import TEXT, TOWERS
 
 from openvla_ros.model.action_stats import STATISTICS_FILE
 from openvla_ros.model.action_tokenizer import ActionTokenizer

@@ -37,7 +37,7 @@ from openvla_ros.model.shards import new_folder, write_json, write_shards
 ACTION_DIM = 7
 _TRAINING_FILE = "training.json"
 #: 224 pixels in patches of 56: 16 patches, and each action costs a tenth of what 256 would.
-_TOWERS = {
+TOWERS = {
     "small_dinov2": {
         "patch_size": 56,
         "embed_dim": 96,
@@ -58,7 +58,7 @@ _TOWERS = {
     },
 }
 #: Widths are multiples of the 128 columns that share an int4 scale.
-_TEXT = {
+TEXT = {
     "model_type": "llama",
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -117,9 +117,9 @@ def build_overfitted_checkpoint(
             learns, among them.
     """
     config = OpenVLAConfig(
-        timm_model_ids=list(_TOWERS),
-        vit_specs=_TOWERS,
-        text_config=_TEXT,
+        timm_model_ids=list(TOWERS),
+        vit_specs=TOWERS,
+        text_config=TEXT,
         norm_stats=dict(statistics),
         architectures=["OpenVLAForActionPrediction"],
         dtype="bfloat16",
