@@ -59,6 +59,26 @@ def free_running_ids(result: FinetuneResult, recordings: Path, camera: str) -> n
     return np.array(hits)
 
 
+def require_merged_equals_attached(result: FinetuneResult, recordings: Path, camera: str) -> None:
+    """Both ways to load an adapter give the same tokens, and logits but for rounding."""
+    merged, attached = (
+        OpenVLAPolicy.from_pretrained(
+            result.folder, device="cpu", dtype="float32", engine="off", adapter_mode=mode
+        )
+        for mode in ("merge", "attach")
+    )
+    for episode in open_episodes(recordings, camera=camera, rate_hz=5.0):
+        for image in episode.open_images():
+            inputs = merged.processor(image, episode.instruction)
+            one, other = (
+                policy.model.generate_action_tokens(inputs.input_ids, inputs.pixel_values, 7)
+                for policy in (merged, attached)
+            )
+            assert one.token_ids == other.token_ids
+            off = (one.logits - other.logits).abs().max() / one.logits.abs().max()
+            assert off < 1e-5, f"{off:.1e} of the largest logit, {one.logits.abs().max():.1f}"
+
+
 def require_learnt(figures: dict[str, Any]) -> None:
     """95 % by itself, better than what needs no model, and not without the right pictures."""
     reached = figures["free_running"]["accuracy"]
@@ -87,5 +107,6 @@ def test_recorded_actions_are_learnt_and_then_seen_from_another_side(tmp_path: P
     require_learnt(figures)
     hits = free_running_ids(tuned, recordings, TUNED_CAMERA)
     assert hits.mean() == pytest.approx(figures["free_running"]["accuracy"]), hits.mean(axis=0)
+    require_merged_equals_attached(tuned, recordings, TUNED_CAMERA)
     unseen = free_running_ids(base, recordings, TUNED_CAMERA)
     assert unseen.mean() < 0.5, unseen.mean(axis=0)
