@@ -16,7 +16,7 @@ from openvla_ros.sim.expert import MAX_STEP_M, MAX_STEP_RAD, action_twist
 from openvla_ros.sim.inverse_kinematics import is_small, pose_error
 from openvla_ros.sim.scene import BLOCK_SIZE_M, COLOURS, SceneRanges, draw_scene
 from openvla_ros.sim.states import sample_state
-from openvla_ros.sim.tasks import KINDS, phrases
+from openvla_ros.sim.tasks import DIRECTIONS, KINDS, phrases, read_task
 
 SIZE = 96
 
@@ -136,6 +136,24 @@ def test_every_wording_names_its_block(cell: SimCell) -> None:
         wordings = {cell.reset(0, kind, wording=number).instruction for number in range(10)}
         assert wordings == set(phrases(kind, cell.task.target, cell.task.direction))
         assert all(cell.task.target in wording for wording in wordings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_instruction_is_read_back_as_the_task_it_was_made_from(kind: str) -> None:
+    for colour in COLOURS:
+        for direction in DIRECTIONS if kind == "push" else ("",):
+            for words in phrases(kind, colour, direction):
+                task = read_task(words, COLOURS)
+                assert task is not None, words
+                assert (task.kind, task.target, task.direction) == (kind, colour, direction)
+
+
+def test_an_instruction_in_other_words_is_no_task() -> None:
+    said = "Reach the  RED block."
+    task = read_task(said, COLOURS)
+    assert task is not None and (task.target, task.instruction) == ("red", said)
+    assert read_task("reach the red block", ["blue"]) is None, "there is no such block"
+    assert read_task("tidy up", COLOURS) is None
 
 
 def test_the_target_is_the_nearest_block_in_at_most_a_third_of_the_scenes(cell: SimCell) -> None:

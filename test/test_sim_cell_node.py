@@ -212,6 +212,29 @@ def test_a_reset_draws_the_scene_of_the_parameters(rig: Callable[..., Rig]) -> N
     assert not said.success and "reach, push, pick, place" in said.message
 
 
+def test_an_instruction_in_the_cells_words_is_its_task(rig: Callable[..., Rig]) -> None:
+    """`task_done` used to judge a task that nobody had asked for."""
+    one = rig(seed=3, instruction="pick up the purple block")
+    task = one.node.cell.task
+    assert (task.kind, task.target) == ("pick", "purple")
+    assert one.run_expert()
+    one.node.set_parameters([Parameter("instruction", value="say hello")])
+    one.node.reset()
+    assert one.node.cell.task.kind == "reach", "other words leave the task to the parameters"
+
+
+def test_people_get_a_larger_picture_when_they_ask_for_it(rig: Callable[..., Rig]) -> None:
+    one = rig(view_size=160, view_rate=5.0)
+    views = one.hear(CompressedImage, "view/compressed")
+    pictures = one.hear(Image, "image")
+    for _ in range(50):
+        one.node.advance(STEP_S)
+        one.executor.spin_once(timeout_sec=0.0)
+    one.until(lambda: len(views) >= 4 and bool(pictures), "no view")
+    assert compressed_to_rgb(views[-1]).shape == (160, 160, 3)
+    assert pictures[-1].width == SIZE, "the policy's picture keeps its size"
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

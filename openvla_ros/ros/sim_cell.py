@@ -3,8 +3,9 @@
 Subscribes `twist_cmd` (TwistStamped) and `gripper_cmd` (openvla_ros/GripperCommand). Publishes
 `image` (Image) or `image/compressed`, `camera_info`, `joint_states`, `ee_pose` (PoseStamped),
 `gripper_opening` (Float64, 0 closed ... 1 open), `task_done` (Bool), and what is to be done on
-`instruction` (String); `/clock` when asked for, and the camera's tf where tf2_msgs is installed.
-`~/reset` draws the scene of the parameters `task`, `target` and `seed` again.
+`instruction` (String); when asked for, `/clock` and a larger picture for people on
+`view/compressed`; the camera's tf where tf2_msgs is installed.
+`~/reset` draws the scene of the parameters `task`, `target`, `instruction` and `seed` again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from openvla_ros.ros import qos
 from openvla_ros.ros.sim_cell_topics import CellPublishers
 from openvla_ros.ros.spinning import spin_until_shutdown
 from openvla_ros.sim.cell import SimCell
+from openvla_ros.sim.scene import COLOURS
+from openvla_ros.sim.tasks import read_task
 from openvla_ros.sim.twist_gate import TwistGate
 
 STEP_S = 0.02  # physics between two looks at the commands; the state is published as often
@@ -41,12 +44,14 @@ PARAMETERS: dict[str, Any] = {
     "task": "reach",  # reach, push, pick or place
     "target": "",  # colour of the block; "" draws one
     "seed": 0,
-    "instruction": "",  # sent instead of the task's own; "none" sends nothing
+    "instruction": "",  # sent instead of the task's own, and is the task if the cell knows the words
     "base_frame": "base_link",
     "camera_rate": 10.0,  # Hz
     "width": 224,
     "height": 224,
     "image_transport": "raw",  # raw or compressed
+    "view_size": 0,  # pixels: a larger picture for people, on view/compressed; 0 = none
+    "view_rate": 5.0,  # Hz
     "shadows": False,
     "publish_clock": False,  # simulated time, for nodes with use_sim_time
     "real_time_factor": 1.0,  # simulated seconds per second, with publish_clock
@@ -80,9 +85,9 @@ class SimCellNode(Node):
                     f"{error}: {name} is a {type(value).__name__}, as in {name}:={value}."
                 ) from error
         self._has_clock = bool(self._value("publish_clock")) or not is_paced
-        _require(self._value("camera_rate") > 0, "camera_rate", self._value("camera_rate"), "> 0")
+        for name in ("camera_rate", "view_rate", "real_time_factor"):
+            _require(self._value(name) > 0, name, self._value(name), "> 0")
         factor = self._value("real_time_factor")
-        _require(factor > 0, "real_time_factor", factor, "> 0")
         self.cell = SimCell(self._value("arm"), has_shadows=self._value("shadows"))
         self.gate = TwistGate(self._value("base_frame"))
         self._warned: set[str] = set()
@@ -97,7 +102,6 @@ class SimCellNode(Node):
         )
         # Simulated time starts at 1 s: a stamp of 0 means "not set".
         self._now_ns = 1_000_000_000 if self._has_clock else self._clock_ns()
-        self._frame_ns = self._instruction_ns = 0
         self._report = (time.monotonic(), self._now_ns)
         self.reset()
         self.create_subscription(
@@ -121,10 +125,16 @@ class SimCellNode(Node):
         Raises:
             ConfigurationError: Unknown task, or no block of the wanted colour in this scene.
         """
-        task = self.cell.reset(self._value("seed"), self._value("task"), self._value("target"))
+        told = read_task(self._value("instruction"), COLOURS)
+        kind, target = (
+            (told.kind, told.target) if told else (self._value("task"), self._value("target"))
+        )
+        task = self.cell.reset(self._value("seed"), kind, target)
+        if told:
+            task = self.cell.task = told
         self.gate.forget()
         self._opening = 1.0
-        self._frame_ns = self._instruction_ns = 0  # both at once
+        self._frame_ns = self._view_ns = self._instruction_ns = 0  # all at once
         self._topics.publish_camera_frame(self._stamp())
         self.get_logger().info(f"seed {self._value('seed')}: {task.instruction}")
 
@@ -154,6 +164,10 @@ class SimCellNode(Node):
         if self._now_ns - self._frame_ns >= 1e9 / self._value("camera_rate") - 1e6:
             self._frame_ns = self._now_ns
             self._topics.publish_picture(stamp)
+        size = self._value("view_size")
+        if size and self._now_ns - self._view_ns >= 1e9 / self._value("view_rate") - 1e6:
+            self._view_ns = self._now_ns
+            self._topics.publish_view(stamp, size)
         if self._now_ns - self._instruction_ns >= INSTRUCTION_REPEAT_S * 1e9:
             self._instruction_ns = self._now_ns
             text = self._value("instruction") or self.cell.task.instruction

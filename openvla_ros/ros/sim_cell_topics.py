@@ -66,6 +66,7 @@ class CellPublishers:
             if self._is_raw
             else publisher(CompressedImage, "image/compressed", qos.IMAGE)
         )
+        self._view = publisher(CompressedImage, "view/compressed", qos.IMAGE)
         self._info = publisher(CameraInfo, "camera_info", qos.IMAGE)
         self._joints = publisher(JointState, "joint_states", 1)
         self._pose = publisher(PoseStamped, "ee_pose", 1)
@@ -104,14 +105,18 @@ class CellPublishers:
         if self._is_raw:
             message: Any = rgb_to_message(picture)
         else:
-            bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-            _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-            message = CompressedImage(format="rgb8; jpeg compressed bgr8", data=jpeg.tobytes())
+            message = _compressed(picture)
         message.header.stamp, message.header.frame_id = stamp, CAMERA_FRAME
         self._image.publish(message)
         info = self._lens()
         info.header = message.header
         self._info.publish(info)
+
+    def publish_view(self, stamp: Any, size: int) -> None:
+        """Publish what the camera sees for people to look at, `size` pixels wide and high."""
+        message = _compressed(self._cell.render(size, size))
+        message.header.stamp, message.header.frame_id = stamp, CAMERA_FRAME
+        self._view.publish(message)
 
     def publish_instruction(self, text: str) -> None:
         """Publish what is to be done."""
@@ -138,3 +143,9 @@ class CellPublishers:
         info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
         info.p = [focal, 0.0, x, 0.0, 0.0, focal, y, 0.0, 0.0, 0.0, 1.0, 0.0]
         return info
+
+
+def _compressed(picture: np.ndarray) -> CompressedImage:
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return CompressedImage(format="rgb8; jpeg compressed bgr8", data=jpeg.tobytes())

@@ -6,7 +6,7 @@ node, in replay and in tests.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,6 +131,22 @@ def phrases(kind: str, target: str, direction: str = "") -> tuple[str, ...]:
     """
     _require_kind(kind)
     return tuple(p.format(colour=target, direction=direction) for p in PHRASES[kind])
+
+
+def read_task(instruction: str, colours: Collection[str]) -> Task | None:
+    """Return the task that an instruction in one of our wordings means; None for other words.
+
+    Args:
+        instruction: Upper case and a full stop do not matter.
+        colours: Of the blocks that are there.
+    """
+    wanted = " ".join(instruction.lower().split()).rstrip(".!")
+    for kind in KINDS:
+        for colour in colours:
+            for direction in DIRECTIONS if kind == "push" else ("",):
+                if wanted in phrases(kind, colour, direction):
+                    return Task(kind, colour, instruction, direction)
+    return None
 
 
 def draw_task(
