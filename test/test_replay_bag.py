@@ -20,6 +20,7 @@ from openvla_ros.model.action_tokenizer import ActionTokenizer
 
 pytest.importorskip("rosbags", reason="bags need the extra `bags`")
 from openvla_ros.data.bag_file import COMPRESSED_IMAGE, RAW_IMAGE, BagFile, open_bag
+from openvla_ros.data.bag_numbers import TEXT, TWIST
 from openvla_ros.evaluation.motion import replay_bag
 from openvla_ros.evaluation.motion.replay_bag import (
     ACTION_TOPIC,
@@ -29,7 +30,7 @@ from openvla_ros.evaluation.motion.replay_bag import (
     write_replay_bag,
     write_replay_bags,
 )
-from openvla_ros.evaluation.motion.replay_messages import TEXT, TWIST, ReplayMessages
+from openvla_ros.evaluation.motion.replay_messages import ReplayMessages
 
 MOTION = MotionConfig(base_frame="wx250s/base_link", twist_mode="exact")
 GRIPPER = GripperConfig()

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from openvla_ros.cli import audit, bench, checkpoints, doctor, finetune, keys, replay, robot
+from openvla_ros.cli import audit, bench, checkpoints, doctor, finetune, keys, replay, robot, sim
 from openvla_ros.cli.output import print_error
 from openvla_ros.errors import OpenVLAError
 
@@ -38,6 +38,7 @@ app.command()(finetune.finetune)
 app.command(context_settings=bench.SETTINGS)(bench.bench)
 app.command()(robot.monitor)
 app.command()(robot.demo)
+app.add_typer(sim.app)
 
 
 @app.callback()

@@ -219,6 +219,17 @@ def focal_length_pixels(height: int) -> float:
     return float(height / 2 / np.tan(np.radians(CAMERA_FOVY_DEGREES) / 2))
 
 
+def places_in_picture(scene: Scene, points: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Return (n, 2) where (n, 3) points of the base frame are in the picture.
+
+    Fractions of width and height, x to the right and y down: 0 ... 1 inside the picture.
+    """
+    position, rotation = camera_pose(scene)
+    seen = (points - position) @ rotation  # (n, 3) in the optical frame
+    pixels = focal_length_pixels(height) * seen[:, :2] / seen[:, 2:]
+    return pixels / (width, height) + 0.5
+
+
 def _camera_axes(scene: Scene) -> np.ndarray:
     """(3, 3) columns in OpenGL's way: right, up, towards the viewer."""
     backward = CAMERA_POSITION_M - CAMERA_TARGET_M

@@ -23,6 +23,7 @@ from openvla_ros.config.motion import GripperConfig, MotionConfig
 from openvla_ros.control.motion import ACTION_DIM, MotionPlan, MotionStage
 from openvla_ros.control.pose import Pose
 from openvla_ros.data.bag_file import IMAGE_TYPES, BagReader, open_bag
+from openvla_ros.data.bag_numbers import TEXT, TWIST
 from openvla_ros.data.episode import Episode
 from openvla_ros.errors import ConfigurationError, MotionError
 from openvla_ros.evaluation.episode_record import EpisodeRecord
@@ -35,8 +36,6 @@ from openvla_ros.evaluation.motion.motion_replay import (
 )
 from openvla_ros.evaluation.motion.replay_messages import (
     ACTION,
-    TEXT,
-    TWIST,
     ReplayedAnswer,
     ReplayMessages,
 )

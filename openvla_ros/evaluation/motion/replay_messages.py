@@ -14,13 +14,12 @@ import numpy as np
 
 from openvla_ros.control.motion import MotionPlan
 from openvla_ros.control.states import Drop
-from openvla_ros.data.bag_file import COMPRESSED_IMAGE, RAW_IMAGE, typestore_for
+from openvla_ros.data.bag_file import COMPRESSED_IMAGE, RAW_IMAGE
+from openvla_ros.data.bag_messages import BagMessages
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.evaluation.episode_record import EpisodeRecord
 
 ACTION = "openvla_ros/msg/VLAAction"
-TWIST = "geometry_msgs/msg/TwistStamped"
-TEXT = "std_msgs/msg/String"
 
 #: How images are stored: "png" is exact and small, "raw" is exact, "jpeg" is smaller and not exact.
 IMAGE_FORMATS = ("png", "raw", "jpeg")
@@ -55,7 +54,7 @@ class ReplayedAnswer:
     invalid_dims: tuple[int, ...] = ()
 
 
-class ReplayMessages:
+class ReplayMessages(BagMessages):
     """Serialises what a replay publishes."""
 
     def __init__(self, image_format: str = "png") -> None:
@@ -73,25 +72,20 @@ class ReplayMessages:
                 f"image_format is {image_format!r}; allowed: {', '.join(IMAGE_FORMATS)}."
             )
         self._format = image_format
-        self.typestore = typestore_for([ACTION, TWIST, TEXT, RAW_IMAGE, COMPRESSED_IMAGE])
+        super().__init__([ACTION, RAW_IMAGE])
 
     @property
     def image_type(self) -> str:
         """Message type of `image`."""
         return RAW_IMAGE if self._format == "raw" else COMPRESSED_IMAGE
 
-    def text(self, text: str) -> bytes:
-        """std_msgs/String."""
-        return self._bytes(TEXT, data=text)
-
     def image(self, stamp_ns: int, rgb: np.ndarray) -> bytes:
         """Return an (H, W, 3) uint8 RGB image as Image (rgb8) or CompressedImage."""
-        header = self._header(stamp_ns, CAMERA_FRAME)
         height, width, _ = rgb.shape
         if self._format == "raw":
             return self._bytes(
                 RAW_IMAGE,
-                header=header,
+                header=self._header(stamp_ns, CAMERA_FRAME),
                 height=height,
                 width=width,
                 encoding="rgb8",
@@ -103,16 +97,7 @@ class ReplayMessages:
         bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
         is_encoded, data = cv2.imencode(f".{self._format}", bgr, options)
         assert is_encoded, (self._format, rgb.shape)
-        return self._bytes(COMPRESSED_IMAGE, header=header, format=self._format, data=data.ravel())
-
-    def twist(self, stamp_ns: int, twist: np.ndarray, base_frame: str) -> bytes:
-        """Return a (6,) twist, m/s and rad/s, as TwistStamped."""
-        kind = self.typestore.types["geometry_msgs/msg/Twist"]
-        return self._bytes(
-            TWIST,
-            header=self._header(stamp_ns, base_frame),
-            twist=kind(linear=self._vector(twist[:3]), angular=self._vector(twist[3:])),
-        )
+        return self.compressed(stamp_ns, data.ravel(), self._format, CAMERA_FRAME)
 
     def action(self, answer: ReplayedAnswer) -> bytes:
         """Return an answer as VLAAction: a dry run, in which every answer came at once.
@@ -167,19 +152,3 @@ class ReplayMessages:
             "executed": False,
             "drop_reason": int(drop),
         }
-
-    def _bytes(self, message_type: str, **fields: Any) -> bytes:
-        message = self.typestore.types[message_type](**fields)
-        return bytes(self.typestore.serialize_cdr(message, message_type))
-
-    def _time(self, nanoseconds: int) -> Any:
-        seconds, rest = divmod(int(nanoseconds), 1_000_000_000)
-        return self.typestore.types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=rest)
-
-    def _header(self, stamp_ns: int, frame: str) -> Any:
-        kind = self.typestore.types["std_msgs/msg/Header"]
-        return kind(stamp=self._time(stamp_ns), frame_id=frame)
-
-    def _vector(self, three: np.ndarray) -> Any:
-        x, y, z = np.asarray(three, np.float64).tolist()
-        return self.typestore.types["geometry_msgs/msg/Vector3"](x=x, y=y, z=z)
