@@ -61,6 +61,23 @@ EXTRAS = {
     # 1.5 fails with 4.0 (AssertionError in get_joint_qpos_addr). scripts/setup.bash installs
     # gym-aloha without its dependencies, because only its files are read.
     "sim": ["mujoco>=3.3,<3.9"],
+    # `openvla-ros sim libero`, beside hf-libero, robosuite and bddl, which are installed without
+    # their dependencies: they would replace OpenCV and bring wandb (docs/libero.md).
+    "libero": [
+        "cloudpickle>=2",
+        "easydict>=1.10",
+        "einops>=0.6",
+        "future>=0.18.2",
+        "gymnasium>=0.29",
+        "h5py>=3",
+        "jupytext>=1.14",
+        "matplotlib>=3.7",
+        "mujoco>=3.0,<3.9",  # hf-libero's own bound
+        "networkx>=2.8",
+        "numba>=0.57",
+        "scipy>=1.10",
+        "termcolor>=2",
+    ],
     "test": [
         "hypothesis>=6.100",
         "mypy>=1.10",
