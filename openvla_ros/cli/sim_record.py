@@ -28,6 +28,10 @@ def record(
         int | None,
         typer.Option(help="Record so many independent pictures, each with up to 3 instructions."),
     ] = None,
+    episodes: Annotated[
+        int | None,
+        typer.Option(help="Or: let the expert do so many tasks, through the physics."),
+    ] = None,
     task: Annotated[
         list[str] | None, typer.Option(help="reach, push, pick or place; several take turns.")
     ] = None,
@@ -39,17 +43,25 @@ def record(
     height: Annotated[int, typer.Option(help="Of the pictures, pixels.")] = 224,
     jpeg_quality: Annotated[int, typer.Option(help="1 to 100.")] = 95,
     steps_per_episode: Annotated[
-        int, typer.Option(help="How many moments of one instruction make an episode.")
+        int, typer.Option(help="With --moments: how many of one instruction make an episode.")
     ] = 100,
+    pushes: Annotated[
+        float, typer.Option(help="With --episodes: chance per step that the arm is pushed away.")
+    ] = 0.08,
+    label_noise: Annotated[
+        float, typer.Option(help="With --episodes: noise of an action, as a share of a full step.")
+    ] = 0.02,
     arm: Annotated[str, typer.Option(help="viperx or panda.")] = "viperx",
     as_json: Annotated[bool, typer.Option("--json", help="JSON for machines.")] = False,
 ) -> None:
     """Record the scripted expert in the simulated cell as rosbag2 episodes."""
-    if moments is None:
-        raise ConfigurationError("nothing to record: give --moments N.")
+    if (moments is None) == (episodes is None):
+        raise ConfigurationError(
+            "give one of --moments N (independent pictures) and --episodes N (whole tasks)."
+        )
     with needs("Recording the simulated cell"):
         from openvla_ros.sim.recording.options import RecordingOptions
-        from openvla_ros.sim.recording.run import record_moments
+        from openvla_ros.sim.recording.run import record_moments, record_trajectories
 
         options = RecordingOptions(
             tasks=tuple(task or ["reach"]),
@@ -59,9 +71,18 @@ def record(
             height=height,
             jpeg_quality=jpeg_quality,
             steps_per_episode=steps_per_episode,
+            pushes=pushes,
+            label_noise=label_noise,
         )
-        with _progress("pictures", moments) as on_made:
-            recorded = record_moments(out, moments, options, workers=workers, on_made=on_made)
+        if moments is not None:
+            with _progress("pictures", moments) as on_made:
+                recorded = record_moments(out, moments, options, workers=workers, on_made=on_made)
+        else:
+            assert episodes is not None
+            with _progress("episodes", episodes) as on_made:
+                recorded = record_trajectories(
+                    out, episodes, options, workers=workers, on_made=on_made
+                )
     if as_json:
         print_json({"folder": str(out), **asdict(recorded)})
     else:
@@ -88,4 +109,8 @@ def _print_summary(out: Path, recorded: Recorded) -> None:
         f"{recorded.episodes} episodes, {recorded.steps} steps, {recorded.seconds:.0f} s, "
         f"{recorded.bytes / 1e6:.1f} MB: {escape(str(out))}"
     )
+    if recorded.pushed_steps:
+        console.print(f"In {recorded.pushed_steps} of these steps the arm was pushed off its way.")
+    if recorded.left_out:
+        console.print(f"{recorded.left_out} episodes were not done in time and are left out.")
     console.print(f"Look at them: openvla-ros audit {escape(str(out))} --topics {TOPICS}")

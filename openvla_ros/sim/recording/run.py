@@ -22,6 +22,7 @@ from openvla_ros.sim.cell import SimCell
 from openvla_ros.sim.recording.bags import EpisodeWriter, RecordedStep
 from openvla_ros.sim.recording.moments import moment_answers, scattered_episodes
 from openvla_ros.sim.recording.options import DATASET, RecordingOptions
+from openvla_ros.sim.recording.trajectories import expert_trajectory
 
 NOTE_FILE = "recording.json"
 _CHUNK = 8  # pictures that a process makes before it hands them over
@@ -38,7 +39,7 @@ class Recorded:
     Attributes:
         episodes: Bags.
         steps: In all of them.
-        pushed_steps: Of these, how many are on the way back from a push.
+        pushed_steps: Of these, in how many the arm was pushed off its way.
         left_out: Trajectories that did not end within their time.
         seconds: By the wall clock.
         bytes: On disk.
@@ -79,6 +80,39 @@ def record_moments(
         answers = _counted(made, on_made)
         for (kind, instruction), steps in scattered_episodes(answers, options.steps_per_episode):
             run.write(kind, instruction, steps)
+    return run.recorded()
+
+
+def record_trajectories(
+    folder: Path,
+    episodes: int,
+    options: RecordingOptions,
+    *,
+    workers: int = 1,
+    on_made: Callable[[], None] = lambda: None,
+) -> Recorded:
+    """Record the expert doing tasks, one bag per episode; those not done in time are left out.
+
+    Args:
+        folder: Created; it may exist when it is empty.
+        episodes: How many are begun.
+        options: The same ones, with the same number, give the same bags.
+        workers: Processes that simulate and render; they do not change the bags.
+        on_made: Called after each episode.
+
+    Raises:
+        ConfigurationError: As `record_moments`.
+        DependencyError: As `record_moments`.
+        StorageError: The disk is full.
+    """
+    with _recording(folder, "episodes", episodes, options, workers) as run:
+        made = _made(expert_trajectory, episodes, options, workers, chunk=1)
+        for trajectory in _counted(made, on_made):
+            if trajectory.is_done:
+                task = trajectory.task
+                run.write(task.kind, task.instruction, trajectory.steps)
+            else:
+                run.left_out += 1
     return run.recorded()
 
 
@@ -149,7 +183,9 @@ def _recording(
     run.write_note()
 
 
-def _made(make: Make[Made], count: int, options: RecordingOptions, workers: int) -> Iterator[Made]:
+def _made(
+    make: Make[Made], count: int, options: RecordingOptions, workers: int, chunk: int = _CHUNK
+) -> Iterator[Made]:
     """What `make` gives for 0 ... count - 1, in this order, from one cell in each process."""
     if workers == 1:
         cell = SimCell(options.arm)
@@ -161,7 +197,7 @@ def _made(make: Make[Made], count: int, options: RecordingOptions, workers: int)
     # Not forked: an OpenGL context does not survive that, and neither do the threads of libraries.
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers, _open_cell, (options.arm,)) as pool:
-        yield from pool.imap(partial(_make, make, options), range(count), _CHUNK)
+        yield from pool.imap(partial(_make, make, options), range(count), chunk)
 
 
 def _open_cell(arm: str) -> None:
