@@ -1,0 +1,1 @@
+"""How often a policy does what it is told, when its own actions decide what it sees next."""
