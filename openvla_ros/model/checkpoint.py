@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from openvla_ros.errors import CheckpointError, OpenVLAError
 from openvla_ros.model.configuration import OpenVLAConfig
+from openvla_ros.model.embedded import EMBEDDED, embedded_checkpoint
 from openvla_ros.model.library_noise import without_library_noise
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
 from openvla_ros.model.result_files import ADAPTER_CONFIG_FILE, CONFIG_FILE
@@ -34,7 +35,8 @@ def resolve_checkpoint(
     """Return the folder of a checkpoint, downloading it when it is a hub id.
 
     Args:
-        checkpoint: Folder, or hub id such as "openvla/openvla-7b".
+        checkpoint: Folder, hub id such as "openvla/openvla-7b", or "openvla-tiny", which is in the
+            package.
         revision: Hub commit, tag or branch. A folder has none.
         local_files_only: Use only what was downloaded before.
 
@@ -45,9 +47,12 @@ def resolve_checkpoint(
     if folder.is_dir():
         return folder
     name = str(checkpoint)
+    if name == EMBEDDED:
+        return embedded_checkpoint()
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(
-            f"{name!r} is neither a folder nor a hub id like 'openvla/openvla-7b'. Check the path."
+            f"{name!r} is neither a folder nor a hub id like 'openvla/openvla-7b' nor {EMBEDDED!r}. "
+            "Check the path."
         )
     from huggingface_hub import snapshot_download
 

@@ -25,7 +25,8 @@ from openvla_ros.model.prompts import build_prompt
 
 PROCESSOR_FILE = "preprocessor_config.json"
 
-#: The id of a bare "▁", which Llama's tokenizer puts before the first action token in training.
+#: What Llama's tokenizer puts before the first action token in training, and its id there.
+EMPTY_TOKEN = "▁"
 EMPTY_TOKEN_ID = 29871
 
 _STRATEGIES = ("resize-naive", "resize-crop", "letterbox")
@@ -226,6 +227,7 @@ class OpenVLAProcessor:
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         self.prompt_form = prompt_form
+        self.empty_token_id = tokenizer.get_vocab().get(EMPTY_TOKEN, EMPTY_TOKEN_ID)
 
     @classmethod
     def from_pretrained(cls, checkpoint_dir: Path, prompt_form: str) -> OpenVLAProcessor:
@@ -250,7 +252,8 @@ class OpenVLAProcessor:
 
     def encode_prompt(self, prompt: str) -> torch.Tensor:
         """Return (1, T) int64 ids of a prompt, ending in the empty token as training ids do."""
-        return append_empty_token(self.tokenizer(prompt, return_tensors="pt").input_ids)
+        ids = self.tokenizer(prompt, return_tensors="pt").input_ids
+        return append_empty_token(ids, self.empty_token_id)
 
 
 def settings_of(config: OpenVLAConfig) -> dict[str, Any]:
@@ -269,14 +272,11 @@ def settings_of(config: OpenVLAConfig) -> dict[str, Any]:
     }
 
 
-def append_empty_token(input_ids: torch.Tensor) -> torch.Tensor:
-    """Return (B, T) ids that end in `EMPTY_TOKEN_ID`, adding it unless every row already does.
-
-    Training texts have a space between prompt and action, prompts at inference do not.
-    """
-    if bool((input_ids[:, -1] == EMPTY_TOKEN_ID).all()):
+def append_empty_token(input_ids: torch.Tensor, empty_id: int = EMPTY_TOKEN_ID) -> torch.Tensor:
+    """Return (B, T) ids that end in the empty token, as training ids do: added where it is not."""
+    if bool((input_ids[:, -1] == empty_id).all()):
         return input_ids
-    return torch.cat([input_ids, input_ids.new_full((len(input_ids), 1), EMPTY_TOKEN_ID)], dim=1)
+    return torch.cat([input_ids, input_ids.new_full((len(input_ids), 1), empty_id)], dim=1)
 
 
 def load_tokenizer(checkpoint_dir: Path) -> PreTrainedTokenizerBase:

@@ -183,6 +183,8 @@ class OptimizationConfig:
         accumulation: Passes per step: the batch of one step is batch_size times this, per process.
         max_steps: Steps of the whole run.
         ema_decay: Of a moving average of the weights, which is then deployed; 0 = none.
+        label_spread: Standard deviation, in bins, of the label of an action: neighbours of the
+            recorded bin count as partly right; 0 = the recorded bin alone, as OpenVLA.
         auxiliary_losses: Name of a registered loss to its weight.
     """
 
@@ -197,6 +199,7 @@ class OptimizationConfig:
     accumulation: int = 1
     max_steps: int = 10_000
     ema_decay: float = 0.0
+    label_spread: float = 0.0
     auxiliary_losses: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -212,6 +215,7 @@ class OptimizationConfig:
         for name in ("batch_size", "accumulation", "max_steps"):
             require_range(f"optimization.{name}", getattr(self, name), 1)
         require_range("optimization.warmup_steps", self.warmup_steps, 0)
+        require_range("optimization.label_spread", self.label_spread, 0.0)
         for name, weight in self.auxiliary_losses.items():
             require_range(f"optimization.auxiliary_losses.{name}", weight, 0.0, above=True)
 

@@ -243,8 +243,11 @@ def _make_objective(
     checkpoint_activations(prepared.model, config.run.activation_checkpointing)
     if config.run.compile:
         compile_blocks(prepared.model)
-    auxiliary = build_auxiliary_losses(config.optimization.auxiliary_losses, model_config)
-    return Objective(prepared.model, tokenizer, auxiliary, config.run.precision).train()
+    optimization = config.optimization
+    auxiliary = build_auxiliary_losses(optimization.auxiliary_losses, model_config)
+    return Objective(
+        prepared.model, tokenizer, auxiliary, config.run.precision, optimization.label_spread
+    ).train()
 
 
 def _finish(

@@ -25,6 +25,20 @@ from openvla_ros.training.batch import TrainingBatch
 FORWARD_METHODS = ("generate", "predict")
 
 
+def spread_of_bins(bins: int, deviation: float) -> torch.Tensor:
+    """Return (bins, bins) float32: the label of each bin as shares of all bins; rows sum to 1.
+
+    A normal distribution around the recorded bin: an answer that is nearly right costs less than
+    one that is far off, which plain labels do not tell apart.
+
+    Args:
+        bins: How many.
+        deviation: Its standard deviation, in bins, above 0.
+    """
+    number = torch.arange(bins, dtype=torch.float32)
+    return torch.softmax(-0.5 * ((number[:, None] - number) / deviation) ** 2, dim=1)
+
+
 @dataclass(frozen=True)
 class Labelled:
     """What the model says where a label is: L positions of the whole batch, row by row.
@@ -33,15 +47,30 @@ class Labelled:
         logits: (L, vocabulary) float32.
         labels: (L,) int64.
         hidden: (B, P + T, D) last hidden states of all positions.
+        first_action_id: The lowest id of an action bin.
     """
 
     logits: torch.Tensor
     labels: torch.Tensor
     hidden: torch.Tensor
+    first_action_id: int
 
-    def cross_entropy(self) -> torch.Tensor:
-        """Return the mean loss over the labels: a float32 scalar."""
-        return F.cross_entropy(self.logits, self.labels)
+    def cross_entropy(self, spread: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the mean loss over the labels: a float32 scalar.
+
+        Args:
+            spread: (n, n) how much of the label of each action bin belongs to each bin, for the n
+                ids from `first_action_id` on; None = all of it to its own.
+        """
+        if spread is None:
+            return F.cross_entropy(self.logits, self.labels)
+        bins = self.labels - self.first_action_id
+        is_action = (bins >= 0) & (bins < len(spread))
+        shares = spread[bins.clamp(0, len(spread) - 1)] * is_action[:, None]
+        logs = self.logits.log_softmax(dim=-1)
+        actions = logs[:, self.first_action_id : self.first_action_id + len(spread)]
+        others = logs.gather(1, self.labels[:, None])[:, 0] * ~is_action
+        return -((shares * actions).sum(dim=1) + others).mean()
 
 
 class Objective(nn.Module):
@@ -52,9 +81,11 @@ class Objective(nn.Module):
         tokenizer: Of its actions.
         auxiliary: Further losses, which are added with their weights; None = none.
         precision: "bfloat16" computes under autocast; "float32" as the weights are.
+        label_spread: Standard deviation of the labels in bins, see `spread_of_bins`; 0 = none.
     """
 
     bin_centers: torch.Tensor
+    spread: torch.Tensor | None
 
     def __init__(
         self,
@@ -62,6 +93,7 @@ class Objective(nn.Module):
         tokenizer: ActionTokenizer,
         auxiliary: AuxiliaryLosses | None = None,
         precision: str = "float32",
+        label_spread: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -70,6 +102,8 @@ class Objective(nn.Module):
         self.precision = precision
         centers = torch.from_numpy(tokenizer.bin_centers)
         self.register_buffer("bin_centers", centers, persistent=False)
+        spread = spread_of_bins(tokenizer.n_action_bins, label_spread) if label_spread else None
+        self.register_buffer("spread", spread, persistent=False)
 
     def forward(self, batch: TrainingBatch) -> dict[str, torch.Tensor]:
         """Return name -> scalar: "loss" with its graph, everything else detached.
@@ -80,7 +114,7 @@ class Objective(nn.Module):
         with self.autocast(batch.input_ids.device):
             labelled = self._labelled(batch)
             extra = {} if self.auxiliary is None else self.auxiliary(labelled.hidden, batch)
-        loss = labelled.cross_entropy()
+        loss = labelled.cross_entropy(self.spread)
         numbers = {"cross_entropy": loss.detach(), **self._metrics(labelled)}
         for name, value in extra.items():
             assert self.auxiliary is not None
@@ -138,17 +172,20 @@ class Objective(nn.Module):
         # The label of text position t + 1 is predicted at position P + t.
         head = self.model.get_output_embeddings()
         logits = head(hidden[rows, columns + patches]).float()  # (L, vocabulary)
-        return Labelled(logits, batch.labels[rows, columns + 1], hidden)
+        return Labelled(logits, batch.labels[rows, columns + 1], hidden, self._first_action_id)
 
     @torch.no_grad()
     def _metrics(self, labelled: Labelled) -> dict[str, torch.Tensor]:
-        first_action_id = self.tokenizer.vocab_size - self.tokenizer.n_action_bins
-        is_action = labelled.labels >= first_action_id
+        is_action = labelled.labels >= self._first_action_id
         count = is_action.sum()
         predicted, labels = labelled.logits.argmax(dim=-1), labelled.labels
         hits = (predicted == labels) & is_action
         distance = (self._decode(predicted) - self._decode(labels)).abs() * is_action
         return {"action_accuracy": hits.sum() / count, "l1": distance.sum() / count}
+
+    @property
+    def _first_action_id(self) -> int:
+        return self.tokenizer.vocab_size - self.tokenizer.n_action_bins
 
     def _decode(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Return what `ActionTokenizer.decode` does, where the ids are."""
