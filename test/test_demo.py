@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 from safetensors.numpy import save_file
 
 from openvla_ros.config import NodeConfig
@@ -25,7 +24,8 @@ from openvla_ros.errors import ConfigurationError
 from openvla_ros.ros import demo_policy
 from openvla_ros.ros.child_processes import ChildProcesses, ProcessDiedError
 from openvla_ros.ros.demo_environment import demo_environment
-from openvla_ros.ros.demo_policy import choose_policy
+from openvla_ros.ros.demo_options import CELL, PICTURES, DemoOptions
+from openvla_ros.ros.demo_policy import choose_policy, choose_scene
 from openvla_ros.ros.demo_report import DemoReport, read_report, write_contact_sheet
 from openvla_ros.ros.monitor_view import enum_names
 
@@ -148,9 +148,10 @@ def test_a_working_pipeline_has_no_problems() -> None:
 class Recording:
     """Writes a small demo bag by hand."""
 
-    def __init__(self, path: Path) -> None:
-        self.store = typestore_for([ACTION, IMAGE, TWIST, POSE])
+    def __init__(self, path: Path, more: dict[str, str] | None = None) -> None:
         self.types = {"/image": IMAGE, "/action": ACTION, "/twist": TWIST, "/ee_pose": POSE}
+        self.types |= more or {}
+        self.store = typestore_for(self.types.values())
         self.bag = BagFile(path, self.types)
         self.clock = 0
 
@@ -214,7 +215,7 @@ def record(path: Path, *, answers: int = 4) -> Path:
             "geometry_msgs/msg/Twist", {"linear": recording.vector(0.1 * (second % 2))}
         )
         recording.add("/twist", twist=twist)
-        point = recording._fill("geometry_msgs/msg/Point", {"x": 0.1 * second})
+        point = recording._fill("geometry_msgs/msg/Point", {"x": 0.01 * second})
         pose = recording._fill("geometry_msgs/msg/Pose", {"position": point})
         recording.add("/ee_pose", pose=pose)
     recording.bag.close()
@@ -229,7 +230,7 @@ def test_figures_are_read_back_from_the_bag(tmp_path) -> None:
     assert report.token_sequences == 2
     assert report.latencies_s == [1.0] * 4
     assert report.moving_twists == 2
-    assert report.travelled_m == pytest.approx(0.4)
+    assert report.travelled_m == pytest.approx(0.04)
     assert report.has_moved
     assert report.problems(REASONS) == []
 
@@ -256,13 +257,20 @@ def test_a_bag_that_cannot_be_used_is_named(tmp_path) -> None:
 # --- choice of the policy
 
 
-def choose(**options: object):
-    from openvla_ros.ros.demo import DemoOptions
-
-    return choose_policy(DemoOptions(**options), Console(quiet=True))
+def choose(scene: str = PICTURES, **options: object):
+    return choose_policy(DemoOptions(**options), scene)
 
 
-@pytest.mark.ros
+def checkpoint_of(folder: Path, *keys: str) -> str:
+    """A folder with statistics and three weights; returns it as a user names it."""
+    entry = {"action": {"q01": [-1.0] * 7, "q99": [1.0] * 7}}
+    folder.mkdir(exist_ok=True)
+    stats = {"norm_stats": dict.fromkeys(keys, entry)}
+    (folder / "config.json").write_text(json.dumps(stats))
+    save_file({"weights": np.zeros(3, np.float32)}, folder / "model.safetensors")
+    return str(folder)
+
+
 def test_the_mock_needs_no_checkpoint_and_moves_a_mock_robot_at_full_speed() -> None:
     policy = choose(backend="mock", rate_hz=4.0)
     assert policy.parameters["motion_enabled"] is True
@@ -271,42 +279,51 @@ def test_the_mock_needs_no_checkpoint_and_moves_a_mock_robot_at_full_speed() -> 
     assert "preset" in policy.caution
 
 
-@pytest.mark.ros
-def test_every_parameter_of_the_demo_is_one_of_the_nodes(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("openvla_ros.ros.demo_policy.tiny_checkpoint", lambda _: tmp_path)
-    for options in ({"backend": "mock"}, {}, {"max_action_age_s": 9.0, "image_max_age_s": 2.0}):
-        NodeConfig.from_values(choose(**options).parameters)
+def test_every_parameter_of_the_demo_is_one_of_the_nodes(tmp_path) -> None:
+    named = checkpoint_of(tmp_path, "sim_viperx")
+    for scene in (CELL, PICTURES):
+        for options in ({"backend": "mock"}, {"max_action_age_s": 9.0, "image_max_age_s": 2.0}):
+            NodeConfig.from_values(choose(scene, checkpoint=named, **options).parameters)
 
 
-@pytest.mark.ros
-def test_wider_limits_are_said_and_the_users_come_last(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("openvla_ros.ros.demo_policy.tiny_checkpoint", lambda _: tmp_path)
+def test_wider_limits_are_said_and_the_users_come_last(tmp_path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("openvla_node: {ros__parameters: {speed_scale: 0.25}}")
-    policy = choose(max_action_age_s=7.5, params_file=own)
+    policy = choose(backend="mock", max_action_age_s=7.5, params_file=own)
     assert policy.parameters["max_action_age"] == 7.5
     assert policy.parameters["inference_timeout"] == 7.5
     assert policy.parameters["speed_scale"] == 0.25
     assert any("max_action_age 7.5 s" in note for note in policy.notes)
-    assert "random" in policy.caution
 
 
-@pytest.mark.ros
 def test_a_checkpoint_of_many_datasets_answers_bridge_frames_as_bridge(
     tmp_path, monkeypatch
 ) -> None:
     """`CHECKPOINT=openvla-7b make demo` has 25 keys and sample frames of one of them."""
-    entry = {"action": {"q01": [-1.0] * 7, "q99": [1.0] * 7}}
-    stats = {"norm_stats": {"bridge_orig": entry, "kuka": entry}}
-    (tmp_path / "config.json").write_text(json.dumps(stats))
-    save_file({"weights": np.zeros(3, np.float32)}, tmp_path / "model.safetensors")
-    policy = choose(checkpoint=str(tmp_path), device="cpu")
+    named = checkpoint_of(tmp_path, "bridge_orig", "kuka")
+    policy = choose(checkpoint=named, device="cpu")
     assert policy.parameters["unnorm_key"] == "bridge_orig"
     assert any("bridge_orig" in note for note in policy.notes)
     assert policy.parameters["max_action_age"] == 2.0
     monkeypatch.setattr(demo_policy, "LARGE_PARAMETERS", 2)
-    slow = choose(checkpoint=str(tmp_path), device="cpu")
+    slow = choose(checkpoint=named, device="cpu")
     assert slow.parameters["max_action_age"] == 60.0, "a real model on a CPU is very slow"
     assert slow.still_s > policy.still_s, "an answer must come before its instruction changes"
-    assert choose(checkpoint=str(tmp_path), bag=tmp_path).parameters["unnorm_key"] == ""
-    assert choose(checkpoint=str(tmp_path), unnorm_key="kuka").parameters["unnorm_key"] == "kuka"
+    assert choose(checkpoint=named, bag=tmp_path).parameters["unnorm_key"] == ""
+    assert choose(checkpoint=named, unnorm_key="kuka").parameters["unnorm_key"] == "kuka"
+
+
+def test_a_policy_runs_where_it_knows_the_pictures(tmp_path) -> None:
+    bridge = checkpoint_of(tmp_path / "bridge", "bridge_orig", "kuka")
+    own = checkpoint_of(tmp_path / "own", "my_cell")
+    assert choose_scene(DemoOptions()) == CELL
+    assert choose_scene(DemoOptions(backend="mock")) == CELL
+    assert choose_scene(DemoOptions(checkpoint=own)) == CELL
+    assert choose_scene(DemoOptions(checkpoint=bridge)) == PICTURES
+    assert choose_scene(DemoOptions(bag=tmp_path)) == PICTURES
+    assert choose_scene(DemoOptions(checkpoint=bridge, scene=CELL)) == CELL
+    assert "never seen" in choose(CELL, checkpoint=bridge, device="cpu").caution
+    assert choose(CELL, checkpoint=own, device="cpu").caution == ""
+    for wrong in (DemoOptions(scene="kitchen"), DemoOptions(bag=tmp_path, scene=CELL)):
+        with pytest.raises(ConfigurationError, match="scene"):
+            choose_scene(wrong)

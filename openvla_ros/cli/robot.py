@@ -10,6 +10,13 @@ from rich.console import Console
 
 from openvla_ros.cli.output import needs
 from openvla_ros.errors import ConfigurationError, OpenVLAError
+from openvla_ros.ros.demo_options import ARM, SCENES, SEED, DemoOptions
+
+SCENE_HELP = (
+    "cell, pictures (and a mock robot), or auto: pictures for --bag, and for a checkpoint that "
+    "knows the sample pictures."
+)
+DURATION_HELP = "Seconds: 12 for each instruction in the cell, or 20 of pictures."
 
 
 def monitor(
@@ -47,27 +54,30 @@ def monitor(
 
 
 def demo(
-    duration: Annotated[float, typer.Option(min=1.0, help="Seconds to run after loading.")] = 20.0,
-    rate: Annotated[float, typer.Option(min=0.1, max=30.0, help="Frames per second.")] = 5.0,
+    instruction: Annotated[
+        str,
+        typer.Option(help="Give this instead of the demo's instructions, or the recorded ones."),
+    ] = "",
+    checkpoint: Annotated[
+        str, typer.Option(envvar="CHECKPOINT", help="Folder or hub id; default: openvla-tiny.")
+    ] = "",
+    robot: Annotated[str, typer.Option(help="Arm of the cell: viperx or panda.")] = ARM,
+    seed: Annotated[int, typer.Option(min=0, help="Scene of the cell.")] = SEED,
+    scene: Annotated[str, typer.Option(help=SCENE_HELP)] = SCENES[0],
+    duration: Annotated[float | None, typer.Option(min=1.0, help=DURATION_HELP)] = None,
     out: Annotated[
         Path | None, typer.Option(help="Output folder; default demo_output/<time>.")
     ] = None,
     bag: Annotated[
-        Path | None, typer.Option(help="Play this rosbag2 instead of sample data.")
+        Path | None, typer.Option(help="Pictures: play this rosbag2 instead of sample data.")
     ] = None,
+    rate: Annotated[
+        float, typer.Option(min=0.1, max=30.0, help="Pictures: frames per second.")
+    ] = 5.0,
     image_topic: Annotated[
         str, typer.Option(help="Image topic in the bag, if it has several.")
     ] = "",
     instruction_topic: Annotated[str, typer.Option(help="Instruction topic in the bag.")] = "",
-    instruction: Annotated[
-        str, typer.Option(help="Send this instead of the recorded instructions.")
-    ] = "",
-    checkpoint: Annotated[
-        str,
-        typer.Option(
-            envvar="CHECKPOINT", help="Folder or hub id; default: a tiny one with random weights."
-        ),
-    ] = "",
     adapter: Annotated[str, typer.Option(help="PEFT adapter folder or hub id.")] = "",
     unnorm_key: Annotated[
         str, typer.Option(envvar="UNNORM_KEY", help="Statistics key; see `openvla-ros keys`.")
@@ -90,13 +100,16 @@ def demo(
         str, typer.Option(hidden=True, help="openvla, or mock without torch.")
     ] = "openvla",
 ) -> None:
-    """Run camera, policy node and mock robot on this machine, show them, record a bag."""
+    """Let a policy move a simulated arm by language: live, with a bag, a film and a page."""
     if backend not in ("openvla", "mock"):
         raise ConfigurationError(f"backend {backend!r} is unknown; use openvla or mock.")
     with needs("demo"):
-        from openvla_ros.ros.demo import DemoOptions, run_demo
+        from openvla_ros.ros.demo import run_demo
 
         options = DemoOptions(
+            scene=scene,
+            robot=robot,
+            seed=seed,
             duration_s=duration,
             rate_hz=rate,
             out=out,

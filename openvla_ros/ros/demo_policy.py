@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from openvla_ros.config.files import read_parameter_file
-from openvla_ros.config.folders import cache_folder
+from openvla_ros.errors import ConfigurationError
 from openvla_ros.model.action_stats import read_norm_stats, tuned_unnorm_key
+from openvla_ros.model.embedded import EMBEDDED
+from openvla_ros.ros.demo_options import CELL, PICTURES, SCENES, DemoOptions
+from openvla_ros.ros.demo_pace import RATE_HZ
 from openvla_ros.ros.frame_sources import STILL_S
 
 if TYPE_CHECKING:
     from openvla_ros.model.base_reference import CheckpointFolders
-    from openvla_ros.ros.demo import DemoOptions
 
 NODE_NAME = "openvla_node"
 MAX_POLICY_RATE_HZ = 30.0  # the upper limit of the node parameter
-SAMPLE_KEY = "bridge_orig"  # sample frames and tiny checkpoint are those of this dataset
-TINY_PROFILE, TINY_SEED = "tiny", 0
-RANDOM_CAUTION = "The weights are random: the motion is meaningless. Only the pipeline is real."
+SAMPLE_KEY = "bridge_orig"  # the sample pictures are those of this dataset
 MOCK_CAUTION = "No network runs: every answer is the same preset action."
+EMBEDDED_CAUTION = (
+    f"{EMBEDDED} has only ever seen the simulated cell: its motion on other pictures is "
+    "meaningless. Only the pipeline is real."
+)
+UNKNOWN_CELL_CAUTION = (
+    "This checkpoint has learnt from BridgeData's pictures, and never seen the simulated cell."
+)
 
-# Seconds. A laptop under load answers late; a mock robot cannot be hurt by an old answer.
+# Seconds. A laptop under load answers late; a robot that is none cannot be hurt by an old answer.
 RELAXED = {"image_max_age": 1.0, "max_action_age": 2.0, "inference_timeout": 3.0}
 LARGE_PARAMETERS = 10**9
 # The full model on a CPU takes tens of seconds per answer.
@@ -59,48 +61,64 @@ class DemoPolicy:
     still_s: float = STILL_S
 
 
-def choose_policy(options: DemoOptions, console: Console) -> DemoPolicy:
-    """Return the policy of a demo; builds the tiny checkpoint on first use.
+def choose_scene(options: DemoOptions) -> str:
+    """Return "cell" or "pictures".
 
     Raises:
-        OpenVLAError: The tiny checkpoint cannot be built, for example without torch.
+        ConfigurationError: Unknown scene, or a bag for the cell.
+        CheckpointError: No such checkpoint.
+    """
+    if options.scene not in SCENES:
+        raise ConfigurationError(
+            f"scene {options.scene!r} is unknown; use one of: {', '.join(SCENES)}."
+        )
+    if options.bag is not None and options.scene == CELL:
+        raise ConfigurationError("the cell draws its own pictures: leave out --bag, or --scene.")
+    if options.scene != "auto":
+        return options.scene
+    if options.bag is not None:
+        return PICTURES
+    if options.backend == "mock" or not options.checkpoint:
+        return CELL
+    return PICTURES if _is_of_sample_pictures(_folders(options)) else CELL
+
+
+def choose_policy(options: DemoOptions, scene: str) -> DemoPolicy:
+    """Return the policy of a demo in a scene: "cell" or "pictures".
+
+    Raises:
+        OpenVLAError: There is no such checkpoint, or a parameter file is unusable.
     """
     timing = dict(RELAXED)
     notes: list[str] = []
     is_slow = False
+    # Pictures: twice the camera's rate; with equal ones an answer waits for the next slot.
+    rate_hz = RATE_HZ if scene == CELL else min(MAX_POLICY_RATE_HZ, 2.0 * options.rate_hz)
     parameters: dict[str, Any] = {
         "backend": options.backend,
         "motion_enabled": True,
         "base_frame": "base_link",
         "speed_scale": 1.0,
-        # Twice the camera's: with equal rates an answer waits for the next slot, up to a period.
-        "policy_rate": min(MAX_POLICY_RATE_HZ, 2.0 * options.rate_hz),
+        "policy_rate": rate_hz,
     }
     if options.backend == "mock":
         parameters["unnorm_key"] = options.unnorm_key or SAMPLE_KEY
         title, caution = "OpenVLA demo: mock policy", MOCK_CAUTION
-    elif options.checkpoint:
-        from openvla_ros.model.base_reference import resolve_folders
-        from openvla_ros.model.checkpoint import stored_parameters
-
-        folders = resolve_folders(options.checkpoint, options.adapter or None)
-        is_large = stored_parameters(folders.base) > LARGE_PARAMETERS
-        is_slow = is_large and _runs_on_cpu(options.device)
+    else:
+        folders = _folders(options)
+        is_slow = _is_large(folders) and _runs_on_cpu(options.device)
         timing = dict(VERY_SLOW) if is_slow else timing
         named = folders.base if options.adapter else folders.adapter or folders.base
         parameters |= _checkpoint_parameters(options, str(named))
-        if not options.unnorm_key and not options.bag and _may_use_bridge_key(folders):
+        is_of_samples = _is_of_sample_pictures(folders)
+        if is_of_samples and not options.unnorm_key and not options.bag:
             parameters["unnorm_key"] = SAMPLE_KEY
             notes.append(
                 f"statistics key {SAMPLE_KEY}, because the sample frames are BridgeData's; "
                 "--unnorm-key chooses another."
             )
-        title, caution = f"OpenVLA demo: {options.checkpoint}", ""
-    else:
-        checkpoint = tiny_checkpoint(console)
-        parameters |= _checkpoint_parameters(options, str(checkpoint))
-        parameters["unnorm_key"] = options.unnorm_key or SAMPLE_KEY
-        title, caution = "OpenVLA demo: tiny checkpoint with random weights", RANDOM_CAUTION
+        title = f"OpenVLA demo: {options.checkpoint or EMBEDDED}"
+        caution = _caution(options, scene, is_of_samples)
     if options.image_max_age_s is not None:
         timing["image_max_age"] = options.image_max_age_s
     if options.max_action_age_s is not None:
@@ -117,24 +135,29 @@ def choose_policy(options: DemoOptions, console: Console) -> DemoPolicy:
     return DemoPolicy(title, caution, tuple(notes), parameters, still_s)
 
 
-def tiny_checkpoint(console: Console) -> Path:
-    """Return the folder of the tiny random checkpoint, built once per recipe."""
-    from openvla_ros.model.random_weights import build_checkpoint, recipe_id
+def _caution(options: DemoOptions, scene: str, is_of_samples: bool) -> str:
+    if scene == CELL:
+        return UNKNOWN_CELL_CAUTION if is_of_samples else ""
+    return "" if options.checkpoint not in ("", EMBEDDED) else EMBEDDED_CAUTION
 
-    folder = cache_folder() / f"{TINY_PROFILE}-{recipe_id()}-seed{TINY_SEED}"
-    if (folder / "config.json").is_file():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with console.status("building the tiny checkpoint (once) ..."):
-        # Built aside and renamed: an interrupted first run leaves no half checkpoint behind.
-        aside = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
-        try:
-            built = build_checkpoint(TINY_PROFILE, aside / "checkpoint", seed=TINY_SEED)
-            if not folder.exists():
-                built.rename(folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    return folder
+
+def _folders(options: DemoOptions) -> CheckpointFolders:
+    from openvla_ros.model.base_reference import resolve_folders
+
+    return resolve_folders(options.checkpoint or EMBEDDED, options.adapter or None)
+
+
+def _is_large(folders: CheckpointFolders) -> bool:
+    from openvla_ros.model.checkpoint import stored_parameters
+
+    return stored_parameters(folders.base) > LARGE_PARAMETERS
+
+
+def _is_of_sample_pictures(folders: CheckpointFolders) -> bool:
+    """True for a checkpoint that has learnt from BridgeData and was not trained on after that."""
+    if tuned_unnorm_key(folders.adapter or folders.base):
+        return False
+    return SAMPLE_KEY in read_norm_stats(folders.base)
 
 
 def _checkpoint_parameters(options: DemoOptions, checkpoint: str) -> dict[str, Any]:
@@ -146,13 +169,6 @@ def _checkpoint_parameters(options: DemoOptions, checkpoint: str) -> dict[str, A
         "exactness": options.exactness,
         "device": options.device,
     }
-
-
-def _may_use_bridge_key(folders: CheckpointFolders) -> bool:
-    if tuned_unnorm_key(folders.adapter or folders.base):
-        return False
-    keys = read_norm_stats(folders.base)
-    return len(keys) > 1 and SAMPLE_KEY in keys
 
 
 def _runs_on_cpu(device: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ ACTION_TYPE = "openvla_ros/msg/VLAAction"
 TWIST_TYPE = "geometry_msgs/msg/TwistStamped"
 POSE_TYPE = "geometry_msgs/msg/PoseStamped"
 SHEET_CARDS = 12
+JUMP_M = 0.05  # between two poses: at 50 Hz an arm of 1 m/s moves 2 cm
+STILL_M = 0.001  # a simulated arm trembles
+STILL_TURN = 1e-5  # of 1 - cos of half the angle: half a degree
 HINTS = {
     Drop.STALE: "On a slow machine allow older answers with --max-action-age.",
     Drop.MOTION_UNKNOWN: "Nothing is published about what this statistics key's actions mean: "
@@ -41,8 +45,8 @@ class DemoReport:
         token_sequences: Different sequences of action tokens.
         latencies_s: Image stamp to answer, one per answer.
         moving_twists: Twists that are not all zero.
-        has_moved: Whether the mock robot ever left its first pose.
-        travelled_m: Length of the path of the end effector.
+        has_moved: Whether the arm ever left its first pose, by more than it trembles.
+        travelled_m: Length of the path of the end effector, jumps to a start left out.
     """
 
     counts: dict[str, int]
@@ -55,6 +59,11 @@ class DemoReport:
     moving_twists: int = 0
     has_moved: bool = False
     travelled_m: float = 0.0
+
+    @property
+    def median_latency_s(self) -> float:
+        """Middle of the latencies, seconds; NaN without answers."""
+        return float(np.median(self.latencies_s)) if self.latencies_s else math.nan
 
     def problems(self, drop_reasons: Mapping[int, str]) -> list[str]:
         """Return what is wrong with the pipeline, in words; empty when it worked."""
@@ -77,7 +86,7 @@ class DemoReport:
         elif not self.moving_twists:
             found.append("Answers were executed, but no twist moved the robot.")
         elif not self.has_moved:
-            found.append("The twist was not zero, but the mock robot did not move.")
+            found.append("The twist was not zero, but the arm did not move.")
         return found
 
 
@@ -91,7 +100,7 @@ def read_report(bag: Path) -> DemoReport:
         report = DemoReport({c.topic: c.msgcount for c in reader.connections})
         image_stamps: set[tuple[int, int]] = set()
         sequences: set[tuple[int, ...]] = set()
-        first_pose: str | None = None
+        first: Any = None
         last_position: np.ndarray | None = None
         for connection, _, raw in reader.messages():
             message = reader.deserialize(raw, connection.msgtype)
@@ -103,12 +112,11 @@ def read_report(bag: Path) -> DemoReport:
             elif connection.msgtype == TWIST_TYPE:
                 report.moving_twists += bool(np.any(_twist(message)))
             elif connection.msgtype == POSE_TYPE:
-                pose = repr(message.pose)
-                first_pose = pose if first_pose is None else first_pose
-                report.has_moved |= pose != first_pose
-                position = _position(message)
+                first = message if first is None else first
+                report.has_moved |= _differ(first, message)
+                position = position_of(message)
                 if last_position is not None:
-                    report.travelled_m += float(np.linalg.norm(position - last_position))
+                    report.travelled_m += step_m(last_position, position)
                 last_position = position
         report.token_sequences = len(sequences)
     return report
@@ -180,6 +188,19 @@ def _twist(message: Any) -> list[float]:
     return [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
 
 
-def _position(message: Any) -> np.ndarray:
+def position_of(message: Any) -> np.ndarray:
+    """Return (3,) metres of a PoseStamped."""
     position = message.pose.position
     return np.array([position.x, position.y, position.z])
+
+
+def step_m(before: np.ndarray, after: np.ndarray) -> float:
+    """Return the way between two positions that follow one another; 0 for a jump to a start."""
+    length = float(np.linalg.norm(after - before))
+    return length if length < JUMP_M else 0.0
+
+
+def _differ(one: Any, other: Any) -> bool:
+    turns = [[q.x, q.y, q.z, q.w] for q in (one.pose.orientation, other.pose.orientation)]
+    moved = float(np.linalg.norm(position_of(one) - position_of(other)))
+    return moved > STILL_M or abs(abs(float(np.dot(*turns))) - 1.0) > STILL_TURN

@@ -85,8 +85,9 @@ def show(
     monitor: MonitorNode,
     console: Console,
     duration_s: float | None,
-    title: str,
+    title: str | Callable[[], str],
     check: Callable[[], None] = lambda: None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> None:
     """Draw until `duration_s` is over (None: until Ctrl-C); something else must spin the node.
 
@@ -94,19 +95,23 @@ def show(
         monitor: The node that collects messages.
         console: A terminal is redrawn; anything else gets one line per second.
         duration_s: Seconds, or None.
-        title: Heading of the table.
+        title: Heading of the table, or what returns it.
         check: Called between drawings; may raise to stop.
+        is_over: Ends the drawing sooner.
     """
     begin = time.monotonic()
 
     def remaining() -> bool:
         check()
-        return duration_s is None or time.monotonic() - begin < duration_s
+        return not is_over() and (duration_s is None or time.monotonic() - begin < duration_s)
+
+    def table() -> Panel:
+        return monitor.table(title if isinstance(title, str) else title())
 
     if console.is_terminal:
-        with Live(monitor.table(title), console=console, auto_refresh=False) as live:
+        with Live(table(), console=console, auto_refresh=False) as live:
             while remaining():
-                live.update(monitor.table(title), refresh=True)
+                live.update(table(), refresh=True)
                 time.sleep(REDRAW_S)
         return
     next_line = begin
@@ -117,7 +122,7 @@ def show(
                 f"{now - begin:5.1f} s | {monitor.plain_line()}", soft_wrap=True, highlight=False
             )
             next_line += PLAIN_LINE_S
-        time.sleep(min(REDRAW_S, PLAIN_LINE_S))
+        time.sleep(REDRAW_S)
 
 
 @contextmanager

@@ -101,7 +101,9 @@ class Recorder:
         ]
 
     def _store(self, topic: str, serialized: bytes) -> None:
-        self.bag.write(topic, self._clock.now().nanoseconds, serialized)
+        now_ns = self._clock.now().nanoseconds
+        if now_ns:  # simulated time is 0 until the first /clock
+            self.bag.write(topic, now_ns, serialized)
 
     def close(self) -> None:
         """Flush and close the bag; what arrives later is dropped."""

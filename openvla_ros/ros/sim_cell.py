@@ -44,7 +44,7 @@ PARAMETERS: dict[str, Any] = {
     "task": "reach",  # reach, push, pick or place
     "target": "",  # colour of the block; "" draws one
     "seed": 0,
-    "instruction": "",  # sent instead of the task's own, and is the task if the cell knows the words
+    "instruction": "",  # replaces the task's, and is the task if the cell knows it; none = silence
     "base_frame": "base_link",
     "camera_rate": 10.0,  # Hz
     "width": 224,
