@@ -22,7 +22,6 @@ from openvla_ros.evaluation.libero.environment import (
 )
 from openvla_ros.evaluation.libero.protocol import MAX_STEPS, camera_path
 from openvla_ros.evaluation.libero.run import LiberoRun, protocol_options
-from openvla_ros.mock_policy import MockPolicy
 
 
 @pytest.fixture
@@ -133,22 +132,22 @@ def test_the_command_runs_a_suite_and_writes_what_it_prints(
     package: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    reference_checkpoints: Path,
 ) -> None:
     made.make_assets(package / "assets")  # where they are found without being named
-    monkeypatch.setattr(
-        "openvla_ros.evaluation.libero.run.load_policy",
-        lambda run, progress: MockPolicy((0.1,) * 7),
-    )
     out = tmp_path / "out"
-    given = ["sim", "libero", "--checkpoint", "x", "--suite", "libero_goal", "--out", str(out)]
+    given = ["sim", "libero", "--checkpoint", str(reference_checkpoints / "A_fused")]
+    given += ["--suite", "libero_goal", "--unnorm-key", "tiny_bridge", "--device", "cpu"]
+    given += ["--out", str(out)]
     assert cli.main([*given, "--episodes-per-task", "2", "--json"]) == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out)  # LIBERO's own lines are not in between
     assert result == json.loads((out / "result.json").read_text())
     assert (result["success_rate"], result["episodes"], result["seed"]) == (1.0, 4, 7)
     assert list(result["per_instruction"]) == ["task 0", "task 1"]
-    assert result["max_steps"] == 300
+    assert result["max_steps"] == 300 and result["unnorm_key"] == "tiny_bridge"
+    steps = "rotate_180, then jpeg_round_trip, then lanczos3, then center_crop"
+    assert result["choices"]["image path"].startswith(steps)
     lines = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
     assert [(line["number"], line["steps"]) for line in lines] == [(0, 3), (1, 3)] * 2
     assert "4/4  success after 3 steps: task 1 (1)" in captured.err

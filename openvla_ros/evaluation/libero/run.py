@@ -76,6 +76,8 @@ class LiberoRun:
             )
         if self.episodes_per_task < 1:
             raise ConfigurationError("--episodes-per-task must be 1 or more.")
+        if (self.folder / EPISODES_FILE).exists():
+            raise ConfigurationError(f"{self.folder} holds an evaluation; give --out a new folder.")
 
 
 def load_policy(run: LiberoRun, progress: Progress | None = None) -> OpenVLAPolicy:
@@ -132,12 +134,9 @@ def evaluate(
 
     Raises:
         DependencyError: A package that LIBERO imports is missing.
-        ConfigurationError: The folder holds an evaluation, or more episodes are asked for than
-            there are initial states.
+        ConfigurationError: More episodes are asked for than there are initial states.
         StorageError: It cannot be written.
     """
-    if (run.folder / EPISODES_FILE).exists():
-        raise ConfigurationError(f"{run.folder} holds an evaluation; give --out a new folder.")
     tasks = load_tasks(libero, run.suite, run.folder)
     _seed(run.seed)
 
