@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from openvla_ros.sim.closed_loop.evaluation import Trial
 
 CHECKPOINT = "checkpoint"
+THROUGH = ("process", "ros")
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ def evaluate(
     params_file: Annotated[
         Path | None, typer.Option(help="Parameters of openvla_node: limits, ages, action_spec.*.")
     ] = None,
+    through: Annotated[
+        str,
+        typer.Option(help="process; or ros: openvla_node and sim_cell, every message over DDS."),
+    ] = "process",
     arm: Annotated[str, typer.Option(help="viperx or panda.")] = "viperx",
     gallery: Annotated[
         Path | None, typer.Option(help="New folder for pictures of the episodes that failed.")
@@ -102,6 +107,8 @@ def evaluate(
         )
         rows = _rows(quantization, dtype, mode or base.config.motion.twist_mode, latency_ms)
         trials = [_trial(base, row) for row in rows]
+        if through not in THROUGH:
+            raise ConfigurationError(f"--through {through} is not one of: {', '.join(THROUGH)}.")
         cell = SimCell(arm)
     load = _Loader(policy, checkpoint, device, unnorm_key, adapter, cell, task)
     reports = []
@@ -110,7 +117,7 @@ def evaluate(
         driver, described = load.driver(row)
         if black_image:
             driver, described = _black(driver), {**described, "black_image": True}
-        made = _run(cell, driver, trial, described, folder)
+        made = _run(cell, driver, trial, described, folder, through)
         reports.append(made | {"command": shlex.join(["openvla-ros", *sys.argv[1:]])})
     cell.close()
     show(reports, out, as_json=as_json)
@@ -203,7 +210,12 @@ def _black(driver: Driver) -> Driver:
 
 
 def _run(
-    cell: SimCell, driver: Driver, trial: Trial, described: dict[str, Any], folder: Path | None
+    cell: SimCell,
+    driver: Driver,
+    trial: Trial,
+    described: dict[str, Any],
+    folder: Path | None,
+    through: str,
 ) -> dict[str, Any]:
     from openvla_ros.sim.closed_loop.evaluation import report, run_trial
     from openvla_ros.sim.closed_loop.gallery import Gallery
@@ -216,12 +228,19 @@ def _run(
             if gallery is not None:
                 gallery.add(result, cell.scene)
 
-        results = run_trial(
-            cell, driver, trial, on_episode=on_episode, keeps_moments=gallery is not None
-        )
+        if through == "ros":
+            with needs("--through ros"):
+                from openvla_ros.ros.closed_loop import RosLoop
+
+                with RosLoop(driver, trial, cell.arm.name) as loop:
+                    results = loop.run(on_episode=on_episode, keeps_moments=gallery is not None)
+        else:
+            results = run_trial(
+                cell, driver, trial, on_episode=on_episode, keeps_moments=gallery is not None
+            )
     if gallery is not None:
         gallery.finish()
-    return report(results, trial, described, through="process", arm=cell.arm.name)
+    return report(results, trial, described, through=through, arm=cell.arm.name)
 
 
 @contextmanager

@@ -70,6 +70,7 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         *,
         steady_clock: Callable[[], float] = time.monotonic,
         load: Callable[[ModelConfig], Policy] | None = None,
+        streams_in_ros_time: bool = False,
         **node_arguments: Any,
     ) -> None:
         """Create the node, unconfigured.
@@ -77,6 +78,8 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         Args:
             steady_clock: Seconds; time-outs and streaming use it, so tests can stop time.
             load: Model parameters → policy; None = the policy that they name.
+            streams_in_ros_time: For a simulation that is faster or slower than life: its /clock
+                paces the twist too.
             node_arguments: For `rclpy.node.Node`, e.g. `parameter_overrides`.
         """
         Node.__init__(self, "openvla_node", **node_arguments)
@@ -97,6 +100,9 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         declare_parameters(self)
         self._out = Publishers(self, lambda: self._config)
         self._inputs = Inputs(self, lambda: self._session, self._announce)
+        # Steady: a bag that stops playing stops ROS time, and must not stop the zeros.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer_clock = self.get_clock() if streams_in_ros_time else steady
         self._create_timers()
         self._attach()
         try:
@@ -136,8 +142,6 @@ class OpenVLANode(LifecycleNodeMixin, Node):
         )
 
     def _create_timers(self) -> None:
-        # Steady: a bag that stops playing stops ROS time, and must not stop the zeros.
-        self._timer_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._stream_timer: Any = None
         self.create_timer(
             STATUS_PERIOD_S,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -129,25 +128,30 @@ class Watch:
             assignment.nearest,
         )
 
-    def look(self, state: CellState, now_s: float) -> bool:
+    def look(self, state: CellState, now_s: float, *, is_done: bool | None = None) -> bool:
         """Return True once the named task is done.
 
         Args:
             state: Where everything is.
             now_s: Seconds since the episode began.
+            is_done: What somebody else says about the named task; None = look at the state.
         """
         for colour, task in self._assignment.others.items():
             if colour not in self.result.done_with and task.is_done(state):
                 self.result.done_with.append(colour)
-        if self._assignment.task.is_done(state):
-            self.succeed(now_s)
+        task = self._assignment.task
+        if not self.result.succeeded and (task.is_done(state) if is_done is None else is_done):
+            self.result.done_with.append(task.target)
+            self.result.succeeded, self.result.steps = True, round(now_s / STEP_S, 3)
         return self.result.succeeded
 
-    def succeed(self, now_s: float) -> None:
-        """Book that the named task is done."""
-        if not self.result.succeeded:
-            self.result.done_with.append(self._assignment.task.target)
-            self.result.succeeded, self.result.steps = True, round(now_s / STEP_S, 3)
+    def finish(self, limit: int) -> EpisodeResult:
+        """Return the result; `limit` is what a failed episode was given, in steps."""
+        if self.result.succeeded:
+            self.result.moments.clear()
+        else:
+            self.result.steps = float(limit)
+        return self.result
 
 
 def run_episode(
@@ -197,21 +201,21 @@ def run_episode(
         cell.step(twist, motion.opening, motion.tick_s)
         is_done = watch.look(cell.state(), (tick + 1) * motion.tick_s)
     result.answers, result.refused = motion.answers, motion.refused
-    if result.succeeded:
-        result.moments.clear()
-    else:
-        result.steps = float(limit)
-    return result
+    return watch.finish(limit)
 
 
 def _ask(cell: SimCell, driver: Driver, task: Task, moments: list[Moment] | None) -> Prediction:
-    picture: Callable[[], np.ndarray] = lambda: cell.render(PICTURE_PIXELS, PICTURE_PIXELS)  # noqa: E731
-    if isinstance(driver, PictureDriver):
-        seen = picture()
-        prediction = driver.answer(seen, task.instruction)
-    else:
-        prediction = driver.answer(task, cell.state())
-        seen = picture() if moments is not None else np.zeros((0, 0, 3), np.uint8)
+    is_picture_needed = isinstance(driver, PictureDriver) or moments is not None
+    side = PICTURE_PIXELS
+    picture = cell.render(side, side) if is_picture_needed else np.zeros((0, 0, 3), np.uint8)
+    prediction = answer_of(driver, picture, task, cell)
     if moments is not None:
-        moments.append(Moment(seen, cell.state(), prediction))
+        moments.append(Moment(picture, cell.state(), prediction))
     return prediction
+
+
+def answer_of(driver: Driver, picture: np.ndarray, task: Task, cell: SimCell) -> Prediction:
+    """Return a driver's answer: to the picture and the text, or to the state."""
+    if isinstance(driver, PictureDriver):
+        return driver.answer(picture, task.instruction)
+    return driver.answer(task, cell.state())
