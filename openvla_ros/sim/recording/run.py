@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -195,23 +195,19 @@ def _made(
             cell.close()
         return
     # Not forked: an OpenGL context does not survive that, and neither do the threads of libraries.
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, _open_cell, (options.arm,)) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
         yield from pool.imap(partial(_make, make, options), range(count), chunk)
 
 
-def _open_cell(arm: str) -> None:
-    """Give this process its cell, and OpenGL one thread: the processes share the cores."""
-    global _cell
-    os.environ.setdefault("LP_NUM_THREADS", "0")
-    _cell = SimCell(arm)
-
-
 def _make(make: Make[Made], options: RecordingOptions, number: int) -> Made:
-    return make(_cell, options, number)
+    return make(_own_cell(options.arm), options, number)
 
 
-_cell: SimCell
+@cache
+def _own_cell(arm: str) -> SimCell:
+    """The cell of this process, with one thread for OpenGL: the processes share the cores."""
+    os.environ.setdefault("LP_NUM_THREADS", "0")
+    return SimCell(arm)
 
 
 def _counted(made: Iterable[Made], on_made: Callable[[], None]) -> Iterator[Made]:
