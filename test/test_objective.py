@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -10,8 +12,9 @@ from openvla_ros.model.action_tokenizer import ActionTokenizer
 from openvla_ros.training import auxiliary
 from openvla_ros.training.activation_checkpointing import checkpoint_activations, compile_blocks
 from openvla_ros.training.auxiliary import build_auxiliary_losses, register_auxiliary_loss
+from openvla_ros.training.batch import TrainingBatch
 from openvla_ros.training.config import CHECKPOINTING, StrategyConfig
-from openvla_ros.training.objective import Objective
+from openvla_ros.training.objective import Objective, spread_of_bins
 from openvla_ros.training.optimizer import trained_parameters
 
 
@@ -180,3 +183,38 @@ def test_an_auxiliary_loss_nobody_registered_is_refused(mean_of_hidden: None) ->
     with pytest.raises(ConfigurationError, match="letters"):
         register_auxiliary_loss("next.state", lambda _: nn.Identity())
     assert build_auxiliary_losses({}, config) is None
+
+
+def test_spread_labels_forgive_neighbours_and_keep_the_order() -> None:
+    """Rows are normal distributions; a stop token keeps its one label."""
+    prepared = prepared_small_model(StrategyConfig("last_layer"))
+    batch = made_up_batch(predict_stop_token=True)
+    tokenizer = ActionTokenizer()
+    plain = Objective(prepared.model, tokenizer)
+    narrow = Objective(prepared.model, tokenizer, label_spread=0.05)
+    wide = Objective(prepared.model, tokenizer, label_spread=4.0)
+    assert abs(plain(batch)["loss"].item() - narrow(batch)["loss"].item()) < 1e-5
+    assert wide(batch)["loss"].item() != pytest.approx(plain(batch)["loss"].item(), abs=1e-4)
+    spread = spread_of_bins(256, 4.0)
+    assert torch.allclose(spread.sum(dim=1), torch.ones(256))
+    assert spread[100].argmax() == 100 and spread[100, 104] == pytest.approx(
+        spread[100, 100].item() * math.exp(-0.5), rel=1e-5
+    )
+    with torch.no_grad():
+        expected = _spread_by_hand(wide, batch, spread)
+    assert wide(batch)["loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def _spread_by_hand(objective: Objective, batch: TrainingBatch, spread: torch.Tensor) -> float:
+    logits = objective.model(batch.input_ids, batch.pixel_values).logits
+    patches = logits.shape[1] - batch.input_ids.shape[1]
+    first = objective.tokenizer.vocab_size - objective.tokenizer.n_action_bins
+    losses = []
+    for row, column in (batch.labels[:, 1:] != -100).nonzero().tolist():
+        logs = logits[row, column + patches].float().log_softmax(-1)
+        label = int(batch.labels[row, column + 1])
+        if label < first:
+            losses.append(-logs[label].item())
+        else:
+            losses.append(-(spread[label - first] * logs[first : first + 256]).sum().item())
+    return sum(losses) / len(losses)

@@ -13,10 +13,10 @@ from openvla_ros.model.processing import EMPTY_TOKEN, OpenVLAProcessor
 from openvla_ros.model.prompts import build_prompt
 from openvla_ros.sim.recording.grounding import Grounding
 from openvla_ros.sim.tasks import KINDS, phrases
+from openvla_ros.sim.tiny.base import GRID, build_random_base, sine_positions
+from openvla_ros.sim.tiny.grounding import GroundingLoss, patch_kinds, patch_shares
+from openvla_ros.sim.tiny.vocabulary import ACTION_VOCAB_SIZE, PAD_ID, PROMPT_FORM, TEXT_IDS
 from openvla_ros.training.batch import Origin, TrainingBatch
-from openvla_ros.training.tiny.base import GRID, build_random_base, sine_positions
-from openvla_ros.training.tiny.grounding import GroundingLoss, patch_kinds, patch_shares
-from openvla_ros.training.tiny.vocabulary import ACTION_VOCAB_SIZE, PAD_ID, PROMPT_FORM, TEXT_IDS
 
 EPISODE = "reach_000000_episode_000000"
 
@@ -60,7 +60,9 @@ def test_the_base_loads_and_answers(base: Path) -> None:
     inputs = OpenVLAProcessor.from_pretrained(base, PROMPT_FORM)(
         np.zeros((96, 96, 3), np.uint8), "reach the red block"
     )
-    assert len(model.generate_action_tokens(inputs.input_ids, inputs.pixel_values, 7).token_ids) == 7
+    assert (
+        len(model.generate_action_tokens(inputs.input_ids, inputs.pixel_values, 7).token_ids) == 7
+    )
 
 
 def test_positions_tell_all_patches_apart() -> None:

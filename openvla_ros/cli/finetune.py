@@ -59,10 +59,19 @@ def finetune(
         short = {"strategy.name": strategy, "run.out": out, "base": base}
         overrides |= {key: value for key, value in short.items() if value}
         chosen = read_finetune_config(config, overrides)
+        _register_losses(chosen)
         if dry_run:
             _plan(chosen, tflop_s, as_json=as_json)
         else:
             _train(chosen, resume=not no_resume, as_json=as_json)
+
+
+def _register_losses(config: FinetuneConfig) -> None:
+    """Make the losses known that come with the package."""
+    if "grounding" in config.optimization.auxiliary_losses:
+        with needs("sim"):
+            from openvla_ros.sim.tiny.grounding import register_grounding
+        register_grounding([Path(source.path) for source in config.data.sources])
 
 
 def _plan(config: FinetuneConfig, tflop_s: float, *, as_json: bool) -> None:

@@ -51,8 +51,8 @@ def resolve_checkpoint(
         return embedded_checkpoint()
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(
-            f"{name!r} is neither a folder nor a hub id like 'openvla/openvla-7b' nor {EMBEDDED!r}. "
-            "Check the path."
+            f"{name!r} is neither a folder nor a hub id like 'openvla/openvla-7b', nor "
+            f"{EMBEDDED!r}. Check the path."
         )
     from huggingface_hub import snapshot_download
 

@@ -25,6 +25,6 @@ def embedded_checkpoint() -> Path:
     if not (folder / "config.json").exists():
         raise CheckpointError(
             f"This installation has no {EMBEDDED!r}: {folder} is missing or empty. Install "
-            "openvla_ros again, or train it: python -m openvla_ros.training.tiny --help"
+            "openvla_ros again, or train it: python -m openvla_ros.sim.tiny --help"
         )
     return folder

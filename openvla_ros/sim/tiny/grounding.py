@@ -7,21 +7,47 @@ deployed: a policy still gets one picture and one sentence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from openvla_ros.errors import ConfigurationError
 from openvla_ros.model.configuration import OpenVLAConfig
 from openvla_ros.model.modeling import IGNORE_INDEX
-from openvla_ros.sim.recording.grounding import Grounding
+from openvla_ros.sim.recording.grounding import Grounding, read_grounding
+from openvla_ros.training.auxiliary import register_auxiliary_loss
 from openvla_ros.training.batch import TrainingBatch
 
+#: Its name in `optimization.auxiliary_losses`.
 LOSS = "grounding"
 _NAMED_WEIGHT, _TOOL_WEIGHT = 0.7, 0.3
 _NOTHING_WEIGHT = 0.1  # of patches that hold nothing: nearly all of them
+
+
+def register_grounding(folders: Sequence[Path]) -> None:
+    """Make the loss known to `finetune`, with the places that `openvla-ros sim record` noted.
+
+    Args:
+        folders: Of the recordings that are trained on.
+
+    Raises:
+        ConfigurationError: A folder has no places, or two have an episode of the same name.
+    """
+    places: dict[str, Grounding] = {}
+    for folder in folders:
+        found = read_grounding(folder)
+        twice = sorted(set(places) & set(found))
+        if twice:
+            raise ConfigurationError(
+                f"{folder} and another source both have an episode {twice[0]}, and the loss "
+                f"{LOSS!r} could not tell them apart. Rename the bags of one of them."
+            )
+        places |= found
+    register_auxiliary_loss(LOSS, lambda config: GroundingLoss(config, places))
 
 
 class GroundingLoss(nn.Module):
@@ -36,6 +62,8 @@ class GroundingLoss(nn.Module):
         config: Of the model.
         places: Episode to its places in the picture.
     """
+
+    kind_weights: torch.Tensor
 
     def __init__(self, config: OpenVLAConfig, places: Mapping[str, Grounding]) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from openvla_ros.model.configuration import OpenVLAConfig
 from openvla_ros.model.modeling import OpenVLAForActionPrediction
 from openvla_ros.model.processing import PROCESSOR_FILE, settings_of
 from openvla_ros.model.shards import new_folder, write_json, write_shards
-from openvla_ros.training.tiny import vocabulary
+from openvla_ros.sim.tiny import vocabulary
 
 IMAGE_SIZE = 112
 PATCH_SIZE = 16
@@ -26,7 +27,7 @@ GRID = IMAGE_SIZE // PATCH_SIZE  # patches per side
 STATISTICS_KEY = "sim_viperx"
 
 _TOWER = {"patch_size": PATCH_SIZE, "embed_dim": 64, "depth": 3, "num_heads": 2}
-TOWERS = {
+TOWERS: dict[str, dict[str, Any]] = {
     "tiny_dinov2": {**_TOWER, "reg_tokens": 1, "no_embed_class": True, "init_values": 1.0},
     "tiny_siglip": {**_TOWER, "class_token": False, "global_pool": "map"},
 }
@@ -98,7 +99,7 @@ def build_random_base(out: Path, seed: int = 0) -> Path:
 @torch.no_grad()
 def _initialise(model: OpenVLAForActionPrediction) -> None:
     """Draw weights by their number of inputs: 0.02, the usual choice, is for wide networks."""
-    depth = int(TEXT["num_hidden_layers"])
+    depth = len(model.language_model.model.layers)
     for name, weight in model.named_parameters():
         if name.endswith("pos_embed"):
             weight.zero_()

@@ -25,8 +25,10 @@ PAD_ID = ACTION_VOCAB_SIZE
 
 _UNKNOWN, _BEGIN, _END, _PAD = "<unk>", "<s>", "</s>", "<PAD>"
 #: Words that nobody has taught the policy yet get their ids now, so that later lessons may.
-_MORE_WORDS = ("a", "above", "and", "black", "box", "cube", "down", "gripper", "into", "move")
-_MORE_WORDS += ("open", "orange", "stop", "white", "over")
+_MORE_WORDS = (
+    *("a", "above", "and", "black", "box", "cube", "down", "gripper", "into", "open", "orange"),
+    *("over", "stop", "white"),
+)
 
 
 def prompt_halves() -> tuple[str, str]:
