@@ -9,7 +9,7 @@ PYTEST := OPENVLA_ROS_REQUIRE_ROS=1 python -m pytest
 # Tests over DDS run one at a time, because they look at when things happen; the others share the cores.
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --maxprocesses 4 --dist loadfile
 
-export BAG CHECKPOINT UNNORM_KEY INSTRUCTION DURATION
+export BAG CHECKPOINT UNNORM_KEY INSTRUCTION ROBOT SEED DURATION
 
 .PHONY: help setup demo test test-all faults load lint format build clean
 
@@ -19,10 +19,11 @@ help:  ## this list
 setup:  ## everything that is needed, into .venv/ and install/ (see scripts/setup.bash)
 	@scripts/setup.bash
 
-demo: setup  ## camera -> policy -> mock robot, live; BAG=, CHECKPOINT=, UNNORM_KEY=, INSTRUCTION=, DURATION= (s)
+demo: setup  ## an arm follows instructions, live; INSTRUCTION=, CHECKPOINT=, ROBOT=, SEED=, BAG=, UNNORM_KEY=, DURATION= (s)
 	@$(ENV); openvla-ros demo \
-		$${BAG:+--bag "$$BAG"} $${CHECKPOINT:+--checkpoint "$$CHECKPOINT"} \
-		$${INSTRUCTION:+--instruction "$$INSTRUCTION"} $${DURATION:+--duration "$$DURATION"}
+		$${INSTRUCTION:+--instruction "$$INSTRUCTION"} $${CHECKPOINT:+--checkpoint "$$CHECKPOINT"} \
+		$${ROBOT:+--robot "$$ROBOT"} $${SEED:+--seed "$$SEED"} \
+		$${BAG:+--bag "$$BAG"} $${DURATION:+--duration "$$DURATION"}
 
 test: setup  ## the fast tier of tests, which CI runs
 	@$(ENV); $(SIDE_BY_SIDE) -m "not slow and not gpu and not ros"

@@ -114,8 +114,8 @@ def choose_policy(options: DemoOptions, scene: str) -> DemoPolicy:
         if is_of_samples and not options.unnorm_key and not options.bag:
             parameters["unnorm_key"] = SAMPLE_KEY
             notes.append(
-                f"statistics key {SAMPLE_KEY}, because the sample frames are BridgeData's; "
-                "--unnorm-key chooses another."
+                f"statistics key {SAMPLE_KEY}, because the sample frames, and the axes of the "
+                "cell, are BridgeData's; --unnorm-key chooses another."
             )
         title = f"OpenVLA demo: {options.checkpoint or EMBEDDED}"
         caution = _caution(options, scene, is_of_samples)

@@ -26,6 +26,7 @@ from openvla_ros.ros.monitor_view import MonitorState, enum_names
 
 REDRAW_S = 0.2
 PLAIN_LINE_S = 1.0
+LOOK_S = 0.1  # how often a thread that spins looks whether it shall end
 STYLES = {"ok": "default", "warn": "yellow", "bad": "bold red", "quiet": "dim"}
 DROP_REASON_NAMES = enum_names(Drop)
 
@@ -132,17 +133,23 @@ def spinning(*nodes: Node) -> Iterator[None]:
     for node in nodes:
         executor.add_node(node)
 
+    is_over = threading.Event()
+
     def spin() -> None:
         with suppress(ExternalShutdownException):
-            executor.spin()
+            while not is_over.is_set():
+                executor.spin_once(timeout_sec=LOOK_S)
 
     thread = threading.Thread(target=spin, name="openvla-spin", daemon=True)
     thread.start()
     try:
         yield
     finally:
+        # An executor that is shut down while it spins may raise in its thread. A thread that
+        # outlives the context aborts the process.
+        is_over.set()
+        thread.join(timeout=4.0)
         executor.shutdown(timeout_sec=2.0)
-        thread.join(timeout=2.0)  # a thread that outlives the context aborts the process
         for node in nodes:
             node.destroy_node()
 
