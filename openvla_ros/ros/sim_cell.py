@@ -38,7 +38,11 @@ from openvla_ros.sim.twist_gate import TwistGate
 STEP_S = 0.02  # physics between two looks at the commands; the state is published as often
 INSTRUCTION_REPEAT_S = 1.0  # `instruction` is volatile: a node that starts late hears the next one
 BEHIND_S = 0.5  # more than this behind the clock, and the cell lets time pass instead
+# With a clock of its own the cell makes up for what a picture takes, and no more: twists that wait
+# for their callback meanwhile must not be too old for the steps that follow.
+CATCH_UP_S = 0.1
 REPORT_S = 10.0
+ROUNDING_S = 1e-6
 PARAMETERS: dict[str, Any] = {
     "arm": "viperx",
     "task": "reach",  # reach, push, pick or place
@@ -102,13 +106,15 @@ class SimCellNode(Node):
         )
         # Simulated time starts at 1 s: a stamp of 0 means "not set".
         self._now_ns = 1_000_000_000 if self._has_clock else self._clock_ns()
-        self._report = (time.monotonic(), self._now_ns)
+        self._steps = 0
+        self._report = (time.monotonic(), self._steps)
         self.reset()
         self.create_subscription(
             TwistStamped, "twist_cmd", self._on_twist, 1, event_callbacks=qos.NO_EVENTS
         )
         self.create_subscription(GripperCommand, "gripper_cmd", self._on_gripper, 1)
         self.create_service(Trigger, "~/reset", self._on_reset)
+        self._begin_s = time.monotonic() - self.now_s / factor  # when simulated time was 0
         if is_paced:
             period_s = STEP_S / factor if self._has_clock else STEP_S
             steady = NodeClock(clock_type=ClockType.STEADY_TIME)
@@ -143,20 +149,29 @@ class SimCellNode(Node):
         for _ in range(round(duration_s / STEP_S)):
             self.cell.step(self.gate.twist_at(self.now_s), self._opening, STEP_S)
             self._now_ns += round(STEP_S * 1e9)
+            self._steps += 1
             self._publish()
 
     def _run(self) -> None:
-        if self._has_clock:
+        behind_s = self._behind_own_clock_s() if self._has_clock else self._behind_clock_s()
+        while behind_s >= STEP_S:
             self.advance(STEP_S)
-        else:
-            behind_s = (self._clock_ns() - self._now_ns) * 1e-9
-            if not -BEHIND_S < behind_s < BEHIND_S:  # a halt of the machine, or a set clock
-                self._now_ns = self._clock_ns()
-                behind_s = STEP_S
-            while behind_s >= STEP_S:
-                self.advance(STEP_S)
-                behind_s -= STEP_S
+            behind_s -= STEP_S
         self._report_speed()
+
+    def _behind_own_clock_s(self) -> float:
+        factor = self._value("real_time_factor")
+        behind_s = (time.monotonic() - self._begin_s) * factor - self.now_s
+        if behind_s > CATCH_UP_S:  # simulated time goes slower
+            self._begin_s += (behind_s - CATCH_UP_S) / factor
+        return min(behind_s, CATCH_UP_S) + ROUNDING_S
+
+    def _behind_clock_s(self) -> float:
+        behind_s = (self._clock_ns() - self._now_ns) * 1e-9
+        if not -BEHIND_S < behind_s < BEHIND_S:  # a halt of the machine, or a set clock
+            self._now_ns = self._clock_ns()
+            behind_s = STEP_S
+        return behind_s
 
     def _publish(self) -> None:
         stamp = self._stamp()
@@ -200,11 +215,11 @@ class SimCellNode(Node):
         return answer
 
     def _report_speed(self) -> None:
-        now_s, (then_s, then_ns) = time.monotonic(), self._report
+        now_s, (then_s, steps) = time.monotonic(), self._report
         if now_s - then_s < REPORT_S:
             return
-        factor = (self._now_ns - then_ns) * 1e-9 / (now_s - then_s)
-        self._report = (now_s, self._now_ns)
+        factor = (self._steps - steps) * STEP_S / (now_s - then_s)  # what was left out is no step
+        self._report = (now_s, self._steps)
         self.get_logger().info(
             f"real-time factor {factor:.2f}, pictures by {self.cell.renderer or 'nothing yet'}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -20,7 +21,8 @@ except ImportError:  # pragma: no cover - other rclpy versions keep it elsewhere
 def spin_until_shutdown(make_node: Callable[[], Node]) -> int:
     """Spin the node that `make_node` builds; return 0, or 1 when one of our errors ended it.
 
-    rclpy must be initialised, with its own signal handlers. It is shut down afterwards.
+    rclpy must be initialised, with its own signal handlers. It is shut down afterwards, and the
+    process is meant to end: SIGINT and SIGTERM are ignored from then on.
     """
     node: Node | None = None
     try:
@@ -35,6 +37,10 @@ def spin_until_shutdown(make_node: Callable[[], Node]) -> int:
         print(f"{node.get_name() if node else 'node'}: {error}", file=sys.stderr)
         return 1
     finally:
+        # `ros2 launch` repeats a signal that the whole group got: the second one would end the
+        # interpreter while it cleans up, and an orderly end look like a crash.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
