@@ -6,11 +6,13 @@ from functools import cache
 
 import pytest
 
-from openvla_ros.errors import DependencyError
+from openvla_ros.errors import CheckpointError, DependencyError
+from openvla_ros.model.embedded import EMBEDDED, embedded_checkpoint
 from openvla_ros.sim.assets import panda_folder, viperx_folder
 from openvla_ros.sim.cell import SimCell
 from openvla_ros.sim.expert import STEP_S, action_twist, expert_action
 from openvla_ros.sim.rendering import open_context
+from openvla_ros.types import Policy
 
 #: Steps of 0.2 s in which the expert shall be done.
 STEPS = {"reach": 40, "push": 60, "pick": 60, "place": 90}
@@ -37,6 +39,19 @@ def require_pictures() -> None:
 def shared_cell(arm: str = "viperx") -> SimCell:
     """One cell per process and arm: a model takes longer to compile than most tests to run."""
     return SimCell(arm)
+
+
+@cache
+def embedded_policy() -> Policy:
+    """The policy that comes with the package; skips where its weights are absent."""
+    try:
+        embedded_checkpoint()
+    except CheckpointError as error:
+        pytest.skip(str(error))
+    pytest.importorskip("torch", reason="needs torch")
+    from openvla_ros.policy import OpenVLAPolicy
+
+    return OpenVLAPolicy.from_pretrained(EMBEDDED, device="cpu")
 
 
 def run_expert(cell: SimCell) -> int | None:

@@ -49,6 +49,7 @@ NODE = "openvla_node"
 PATIENCE_S = 60.0  # longest silence of a node, by the wall clock
 RESEND_S = 0.5  # after that a picture may have got lost: its topic is best effort
 FASTEST_HZ = 30.0  # of policy_rate
+PAUSE_S = 1.0  # steady time between episodes, or the first picture waits for the rate
 POLL_S = 0.002
 _ROUNDING_S = 1e-6
 _QUIET = ["--ros-args", "--log-level", "warn"]
@@ -84,6 +85,7 @@ class _DriverPolicy(Policy):
         is_free: Whether it works on nothing.
         moments: Where pictures are kept; None = nowhere.
         failure: What the driver raised, or None.
+        is_cut: Whether answers come at once: the episode is over, and time stands still.
     """
 
     def __init__(self, driver: Driver, cell: _CellNode, latency_s: float) -> None:
@@ -92,6 +94,7 @@ class _DriverPolicy(Policy):
         self.is_free = True
         self.moments: list[Moment] | None = None
         self.failure: Exception | None = None
+        self.is_cut = False
         self._driver = driver
         self._cell = cell
         self._latency_s = latency_s
@@ -114,7 +117,7 @@ class _DriverPolicy(Policy):
             self.failure = error
             raise
         self.due_s = begun_s + self._latency_s
-        while self._cell.now_s < self.due_s - _ROUNDING_S:
+        while self._cell.now_s < self.due_s - _ROUNDING_S and not self.is_cut:
             time.sleep(POLL_S)
         self.due_s, self.is_free = None, True
         return answer
@@ -166,13 +169,14 @@ class RosLoop:
                 {"arm": arm, "camera_rate": trial.config.timing.policy_rate}
             ),
         )
+        self._pauses_s = 0.0
         self._policy = _DriverPolicy(driver, self._cell, trial.latency_ms / 1e3)
         # The camera has the rate of the policy, which then never waits for its own: in lockstep
         # nothing but a picture could end such a wait.
         values = {**EVALUATION_PARAMETERS, **trial.parameters, "policy_rate": FASTEST_HZ}
         values |= {"use_sim_time": True, "warmup_iterations": 0}
         self._node = OpenVLANode(
-            steady_clock=lambda: self._cell.now_s,
+            steady_clock=lambda: self._cell.now_s + self._pauses_s,
             load=lambda model: self._policy,
             streams_in_ros_time=True,
             context=self._context,
@@ -249,6 +253,7 @@ class RosLoop:
 
     def _episode(self, seed: int, *, keeps_moments: bool) -> EpisodeResult:
         trial = self._trial
+        self._pauses_s += PAUSE_S
         assignment = assign(self._cell.cell, trial.kind, seed, is_swapped=trial.is_swapped)
         task = assignment.task
         watch = Watch(assignment)
@@ -270,9 +275,11 @@ class RosLoop:
             now_s = self._cell.now_s - begin_s
             if watch.look(self._cell.cell.state(), now_s, is_done=self._done[-1]):
                 break
+        answers, self._policy.is_cut = list(self._actions), True
         self._change("deactivate")
-        watch.result.answers = len(self._actions)
-        for action in self._actions:
+        self._policy.is_cut = False
+        watch.result.answers = len(answers)
+        for action in answers:
             if not action.executed:
                 name = Drop(action.drop_reason).name.lower()
                 watch.result.refused[name] = watch.result.refused.get(name, 0) + 1

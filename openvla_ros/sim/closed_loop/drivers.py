@@ -111,12 +111,12 @@ def control_driver(name: str, cell: SimCell, kind: str) -> StateDriver:
     if name == "nearest":
         return StateDriver(lambda task, state: _answer(_nearest_action(task, state)), spec)
     if name == "constant":
-        mean = mean_expert_action(cell, kind)
+        mean = mean_expert_action(cell, kind, MEAN_EPISODES)
         return StateDriver(lambda task, state: _answer(mean), spec)
     raise ConfigurationError(f"policy '{name}' is not one of: checkpoint, {', '.join(CONTROLS)}.")
 
 
-def mean_expert_action(cell: SimCell, kind: str, episodes: int = MEAN_EPISODES) -> np.ndarray:
+def mean_expert_action(cell: SimCell, kind: str, episodes: int) -> np.ndarray:
     """Return the (7,) mean of what the expert does in episodes of training seeds; no pictures."""
     actions = []
     for seed in range(TRAINING_SEED, TRAINING_SEED + episodes):
