@@ -150,7 +150,7 @@ def blind_reach(folder: Path, number: int) -> tuple[str, str]:
     colour = list(state.blocks)[number]
     goal = state.blocks[colour] + [0.0, 0.0, BLOCK_SIZE_M / 2 + REACH_ABOVE_M]
     way = goal - state.tool.position
-    action = [*(0.035 * way / np.linalg.norm(way)).tolist(), 0.0, 0.0, 0.0, 1.0]
+    action = [*(0.04 * way / np.linalg.norm(way)).tolist(), 0.0, 0.0, 0.0, 1.0]
     file = folder / "mock.yaml"
     values = {NODE_NAME: {"ros__parameters": {"mock_action": action}}}
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -163,7 +163,7 @@ def test_an_arm_in_the_cell_is_told_three_things_and_what_it_missed_is_said(tmp_
     """The mock goes to one block whatever it is told: one instruction is done, two are missed."""
     sim_cells.require_pictures()
     file, colour = blind_reach(tmp_path, 0)
-    result = run_demo(tmp_path, "--backend", "mock", "--params-file", file, "--duration", "2.5")
+    result = run_demo(tmp_path, "--backend", "mock", "--params-file", file, "--duration", "4")
     assert result.returncode == 0, result.stdout + result.stderr
     said = " ".join(result.stdout.split())
     assert re.search(rf"1 of 3: “reach the {colour} block”: done after \d", said), said

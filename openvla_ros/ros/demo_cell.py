@@ -108,13 +108,15 @@ class CellScene:
         remote = _Remote(stage)
         remote.hold()
         remote.ask(self.instructions[0])
-        pace = _measured_pace(stage, remote)
-        stage.console.print(pace.words)
-        remote.set(NODE_NAME, pace.parameters)
+        latency_s, factor = _measure(stage, remote)
         for number, instruction in enumerate(self.instructions, 1):
             heading = f"{number} of {len(self.instructions)}: “{instruction}”"
+            pace = choose_pace(latency_s, factor)
+            stage.console.print(pace.words)
+            remote.set(NODE_NAME, pace.parameters)
             episode = _perform(stage, remote, instruction, heading, pace)
             self.episodes.append(episode)
+            factor = episode.real_time_factor
             colour = {"ok": "green", "warn": "yellow"}.get(episode.level, "default")
             stage.console.print(
                 f"[bold]{escape(heading)}[/]: [bold {colour}]{episode.outcome}[/], "
@@ -244,18 +246,17 @@ def _choose(cell: SimCell, options: DemoOptions) -> tuple[int, tuple[str, ...]]:
     )
 
 
-def _measured_pace(stage: Stage, remote: _Remote) -> Pace:
-    """Measure policy and cell while both work and the arm is held, and choose the pace."""
+def _measure(stage: Stage, remote: _Remote) -> tuple[float, float]:
+    """Return seconds per answer and the real-time factor while both work and the arm is held."""
     taken_s = []
     begin_ns, begin_s = remote.now_ns, time.monotonic()
     with stage.console.status("measuring how fast policy and cell are here ..."):
         for _ in range(LATENCY_ANSWERS):
             stage.wait_for_answers()
             taken_s.append(1e-3 * stage.monitor.state.latest("action").inference_ms)
-        rest_s = MEASURED_S - (time.monotonic() - begin_s)
-        time.sleep(max(0.0, rest_s))
+        time.sleep(max(0.0, MEASURED_S - (time.monotonic() - begin_s)))
     factor = (remote.now_ns - begin_ns) * 1e-9 / (time.monotonic() - begin_s)
-    return choose_pace(float(np.median(taken_s)), factor)
+    return float(np.median(taken_s)), factor
 
 
 def _perform(stage: Stage, remote: _Remote, instruction: str, heading: str, pace: Pace) -> Episode:

@@ -15,7 +15,8 @@ from openvla_ros.ros.demo_episode import Track
 
 BAR_PIXELS = 58
 MARGIN_PIXELS = 12
-COLOURS = 160  # of the palette that all frames of a GIF share
+PALETTE_HALF = 128  # a GIF has 256 colours
+COLOUR_STEP = 8  # colours closer than this count as one
 PALETTE_FRAMES = 12
 LAST_S = 1.2  # how long the outcome of an instruction stays
 MOST_BYTES = 3_000_000  # a GIF beyond this is made smaller: a README shall load fast
@@ -118,7 +119,18 @@ def _write_gif(frames: Sequence[FilmFrame], scale: float, path: Path) -> None:
 
 
 def _palette(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Return a picture with the colours that all share."""
+    """Return a picture with the palette that all share.
+
+    Half of it is for what covers much, the shades of the table, and half for every colour that
+    there is: a block covers so little that its colour would be mixed with others.
+    """
     chosen = pictures[:: max(1, len(pictures) // PALETTE_FRAMES)]
-    strip = np.concatenate([np.asarray(picture) for picture in chosen])
-    return Image.fromarray(strip).quantize(COLOURS)
+    pixels = np.concatenate([np.asarray(picture).reshape(-1, 3) for picture in chosen])
+    every = np.unique(pixels // COLOUR_STEP, axis=0) * COLOUR_STEP + COLOUR_STEP // 2
+    colours: list[int] = []
+    for sample in (pixels, every):
+        picture = Image.fromarray(sample.astype(np.uint8)[None])
+        colours += (picture.quantize(PALETTE_HALF).getpalette() or [])[: 3 * PALETTE_HALF]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colours)
+    return palette
