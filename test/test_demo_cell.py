@@ -15,7 +15,7 @@ from test_demo import Recording
 
 from openvla_ros.config import NodeConfig
 from openvla_ros.data.bag_file import COMPRESSED_IMAGE
-from openvla_ros.errors import ConfigurationError, DependencyError
+from openvla_ros.errors import ConfigurationError, DependencyError, InstructionError
 from openvla_ros.ros.demo_episode import VIEW_TOPIC, Episode, Track, read_tracks
 from openvla_ros.ros.demo_film import FilmFrame, film_frames, write_gif, write_mp4
 from openvla_ros.ros.demo_options import DemoOptions
@@ -107,6 +107,9 @@ def test_a_scene_with_the_named_block_is_looked_for() -> None:
         assert made.instructions == (f"pick up the {colour} block",)
         assert colour in made.description
     assert scene(instruction="do something else", seed=5).seed == 5
+    assert len(scene(instruction=" ").instructions) == 3
+    with pytest.raises(InstructionError):
+        scene(instruction="two\nlines")
 
 
 @pytest.mark.ros

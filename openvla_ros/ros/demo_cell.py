@@ -24,6 +24,7 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from openvla_ros.errors import ConfigurationError
+from openvla_ros.messages import check_instruction
 from openvla_ros.ros.child_processes import ChildProcesses
 from openvla_ros.ros.demo_episode import VIEW_TOPIC, Episode, Track, read_tracks
 from openvla_ros.ros.demo_film import film_frames, write_gif, write_mp4
@@ -67,6 +68,7 @@ class CellScene:
 
         Raises:
             ConfigurationError: No such arm, or no scene has the block that is named.
+            InstructionError: The instruction is not one line of text.
             DependencyError: MuJoCo or the arm's meshes are not installed.
         """
         self._options = options
@@ -120,7 +122,8 @@ class CellScene:
             colour = {"ok": "green", "warn": "yellow"}.get(episode.level, "default")
             stage.console.print(
                 f"[bold]{escape(heading)}[/]: [bold {colour}]{episode.outcome}[/], "
-                f"real-time factor {episode.real_time_factor:.2f}"
+                f"real-time factor {episode.real_time_factor:.2f}",
+                highlight=False,
             )
 
     def finish(self, report: DemoReport, out: Path, policy: DemoPolicy, console: Console) -> None:
@@ -230,16 +233,17 @@ class _Remote:
 
 def _choose(cell: SimCell, options: DemoOptions) -> tuple[int, tuple[str, ...]]:
     """Return the seed and the instructions; `cell` is left in that scene."""
-    if not options.instruction:
+    instruction = check_instruction(options.instruction)
+    if not instruction:
         cell.reset(options.seed)
         told = [phrases("reach", c)[n] for n, c in enumerate(cell.state().blocks)]
         return options.seed, tuple(told)
-    task = read_task(options.instruction, COLOURS)
+    task = read_task(instruction, COLOURS)
     kind, target = (task.kind, task.target) if task else ("reach", "")
     for seed in range(options.seed, options.seed + MOST_TRIES):
         cell.reset(seed, kind)
         if not target or target in cell.state().blocks:
-            return seed, (options.instruction,)
+            return seed, (instruction,)
     raise ConfigurationError(
         f"no scene of the seeds {options.seed} to {options.seed + MOST_TRIES - 1} has a {target} "
         "block: choose another --seed."
