@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from openvla_ros.errors import ConfigurationError
 from openvla_ros.model.checkpoint import load_model, read_config
 from openvla_ros.model.processing import EMPTY_TOKEN, OpenVLAProcessor
 from openvla_ros.model.prompts import build_prompt
@@ -15,8 +17,10 @@ from openvla_ros.sim.recording.grounding import Grounding
 from openvla_ros.sim.tasks import KINDS, phrases
 from openvla_ros.sim.tiny.base import GRID, build_random_base, sine_positions
 from openvla_ros.sim.tiny.grounding import GroundingLoss, patch_kinds, patch_shares
+from openvla_ros.sim.tiny.stopped_run import checkpoint_of_run
 from openvla_ros.sim.tiny.vocabulary import ACTION_VOCAB_SIZE, PAD_ID, PROMPT_FORM, TEXT_IDS
 from openvla_ros.training.batch import Origin, TrainingBatch
+from openvla_ros.training.run_state import save_state
 
 EPISODE = "reach_000000_episode_000000"
 
@@ -119,3 +123,25 @@ def test_the_loss_falls_when_the_named_block_is_found(base: Path) -> None:
     assert loss(hidden, batch).item() < 0.6 * first
     asked = hidden[:, GRID**2 + 2]  # where the first number of the action is predicted
     assert loss.named(asked).argmax(dim=1).tolist() == [GRID + 1, (GRID - 2) * GRID + GRID - 2]
+
+
+def test_a_stopped_run_gives_the_next_lesson_its_start(base: Path, tmp_path: Path) -> None:
+    weights = load_file(base / "model.safetensors")
+    trained = "projector.fc1.weight"
+    saved = {
+        f"weights/model.{trained}": weights[trained] + 1.0,
+        "weights/auxiliary.losses.grounding.tool.bias": torch.zeros(3),
+        f"optimizer/exp_avg/model.{trained}": torch.zeros_like(weights[trained]),
+    }
+    run = tmp_path / "run"
+    save_state(run / "checkpoints", 7, saved, {}, keep=1)
+    found = load_file(checkpoint_of_run(run, base, tmp_path / "next") / "model.safetensors")
+    assert torch.equal(found.pop(trained), weights.pop(trained) + 1.0)
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+    with pytest.raises(ConfigurationError, match="holds no checkpoint"):
+        checkpoint_of_run(tmp_path, base, tmp_path / "other")
+    saved = {"weights/model.elsewhere": torch.zeros(2)}
+    save_state(tmp_path / "odd" / "checkpoints", 1, saved, {}, keep=1)
+    with pytest.raises(ConfigurationError, match="does not have"):
+        checkpoint_of_run(tmp_path / "odd", base, tmp_path / "other")
+    assert not (tmp_path / "other").exists()

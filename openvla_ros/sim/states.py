@@ -16,14 +16,15 @@ from openvla_ros.sim.arms import TOOL_DOWN
 from openvla_ros.sim.cell import SimCell
 from openvla_ros.sim.expert import BEHIND_M, GRASP_Z_M, PUSH_Z_M, TRAVEL_Z_M, expert_action
 from openvla_ros.sim.scene import BLOCK_SIZE_M
-from openvla_ros.sim.tasks import DIRECTIONS, CellState, Task
+from openvla_ros.sim.tasks import DIRECTIONS, REACH_ABOVE_M, CellState, Task
 
 # Where the tool point may be at a moment: base frame, metres.
 ANYWHERE_MIN_M = np.array([0.20, -0.22, 0.06])
 ANYWHERE_MAX_M = np.array([0.46, 0.22, 0.24])
-NEAR_SHARE = 0.4  # of the moments that are close to where the task is decided
+NEAR_SHARE = 0.7  # of the moments that are close to where the task is decided
 HELD_SHARE = 0.4  # of the moments of "pick" and "place" with the block between the fingers
-NEAR_M = np.array([0.04, 0.04, 0.05])  # about one standard deviation beside the decisive place
+NEAREST_M, FARTHEST_M = 0.004, 0.15  # of those, evenly on a logarithmic scale: each distance counts
+CLEAR_M = 0.01  # tool point above a block's top where open fingers pass over it
 _TRIES = 100
 
 
@@ -66,8 +67,9 @@ def sample_state(
         state = cell.state()
         is_held = kind in ("pick", "place") and generator.random() < HELD_SHARE
         position = _tool_position(generator, task, state, is_held=is_held)
-        tilt = generator.uniform(-1.0, 1.0, 3) * [*[cell.ranges.tool_tilt_rad] * 2, 0.0]
-        tilt[2] = generator.uniform(-1.0, 1.0) * cell.ranges.tool_yaw_rad
+        # Mostly upright, as after the first steps of a task.
+        tilt = generator.uniform(-1.0, 1.0, 3) ** 3
+        tilt *= [cell.ranges.tool_tilt_rad, cell.ranges.tool_tilt_rad, cell.ranges.tool_yaw_rad]
         if _is_in_a_block(position, state, task.target if is_held else ""):
             continue
         opening = _opening(generator, kind, state, is_held=is_held)
@@ -92,19 +94,21 @@ def _tool_position(
         return generator.uniform(lowest, [*ANYWHERE_MAX_M[:2], TRAVEL_Z_M + 0.03])
     if generator.random() >= NEAR_SHARE:
         return generator.uniform(ANYWHERE_MIN_M, ANYWHERE_MAX_M)
-    away = generator.normal(0.0, NEAR_M)
+    away = generator.normal(0.0, 1.0, 3)
+    away *= np.exp(generator.uniform(*np.log([NEAREST_M, FARTHEST_M]))) / np.linalg.norm(away)
     # As often beside another block: or going to the nearest one would nearly always be right.
     others = [colour for colour in state.blocks if colour != task.target]
     is_other = bool(others) and generator.random() < 0.5
     colour = str(generator.choice(others)) if is_other else task.target
-    away[2] = abs(away[2])
+    if task.kind != "reach":  # which ends above the block, and so knows a way up
+        away[2] = abs(away[2])
     place = _decisive_place(task, state.blocks[colour]) + away
     return np.clip(place, [*ANYWHERE_MIN_M[:2], GRASP_Z_M], ANYWHERE_MAX_M)
 
 
 def _decisive_place(task: Task, block: np.ndarray) -> np.ndarray:
     if task.kind == "reach":
-        return np.array([*block[:2], block[2] + BLOCK_SIZE_M / 2 + 0.01])
+        return np.array([*block[:2], block[2] + BLOCK_SIZE_M / 2 + REACH_ABOVE_M])
     if task.kind == "push":
         along = np.array([*DIRECTIONS[task.direction], 0.0])
         return np.array([*(block - BEHIND_M * along)[:2], PUSH_Z_M])
@@ -127,7 +131,7 @@ def _is_in_a_block(tool: np.ndarray, state: CellState, held: str) -> bool:
     """True when the open gripper there would overlap a block that is not between its fingers."""
     for colour, block in state.blocks.items():
         offset = np.abs(tool - block)
-        is_low = tool[2] < BLOCK_SIZE_M + 0.02
+        is_low = tool[2] < BLOCK_SIZE_M + CLEAR_M
         is_between = not held and offset[0] < 0.05 and offset[1] < 0.012
         if colour != held and is_low and offset[0] < 0.05 and offset[1] < 0.075 and not is_between:
             return True
