@@ -51,6 +51,12 @@ def record(
     label_noise: Annotated[
         float, typer.Option(help="With --episodes: noise of an action, as a share of a full step.")
     ] = 0.02,
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="With --episodes: a checkpoint that drives; recorded is what the expert would do."
+        ),
+    ] = "",
     arm: Annotated[str, typer.Option(help="viperx or panda.")] = "viperx",
     as_json: Annotated[bool, typer.Option("--json", help="JSON for machines.")] = False,
 ) -> None:
@@ -73,6 +79,7 @@ def record(
             steps_per_episode=steps_per_episode,
             pushes=pushes,
             label_noise=label_noise,
+            policy=policy,
         )
         if moments is not None:
             with _progress("pictures", moments) as on_made:

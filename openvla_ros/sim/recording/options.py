@@ -26,6 +26,8 @@ class RecordingOptions:
         label_noise: Of trajectories: standard deviation of what is added to an action before it is
             executed and recorded, as a share of the longest step.
         pushes: Of trajectories: chance per step that the arm is pushed off its way.
+        policy: Of trajectories: the checkpoint that drives while the expert is recorded; "" = the
+            expert drives.
     """
 
     tasks: tuple[str, ...] = ("reach",)
@@ -37,6 +39,7 @@ class RecordingOptions:
     steps_per_episode: int = 100
     label_noise: float = 0.02
     pushes: float = 0.08
+    policy: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be recorded."""

@@ -22,6 +22,7 @@ from openvla_ros.sim.cell import SimCell
 from openvla_ros.sim.recording.bags import EpisodeWriter, RecordedStep
 from openvla_ros.sim.recording.moments import moment_answers, scattered_episodes
 from openvla_ros.sim.recording.options import DATASET, RecordingOptions
+from openvla_ros.sim.recording.policy_rounds import policy_trajectory
 from openvla_ros.sim.recording.trajectories import expert_trajectory
 
 NOTE_FILE = "recording.json"
@@ -93,6 +94,9 @@ def record_trajectories(
 ) -> Recorded:
     """Record the expert doing tasks, one bag per episode; those not done in time are left out.
 
+    With `options.policy` that one drives, and all episodes are kept: what is recorded is how the
+    expert would go on.
+
     Args:
         folder: Created; it may exist when it is empty.
         episodes: How many are begun.
@@ -106,9 +110,10 @@ def record_trajectories(
         StorageError: The disk is full.
     """
     with _recording(folder, "episodes", episodes, options, workers) as run:
-        made = _made(expert_trajectory, episodes, options, workers, chunk=1)
+        make = policy_trajectory if options.policy else expert_trajectory
+        made = _made(make, episodes, options, workers, chunk=1)
         for trajectory in _counted(made, on_made):
-            if trajectory.is_done:
+            if trajectory.is_done or options.policy:
                 task = trajectory.task
                 run.write(task.kind, task.instruction, trajectory.steps)
             else:
