@@ -44,7 +44,12 @@ MEASUREMENTS: Mapping[str, str] = {
     "constant": "--episodes 100 --policy constant",
     "nearest": "--episodes 100 --policy nearest",
     "expert": "--episodes 100 --policy expert",
+    "expert_reach": "--task reach --episodes 100 --policy expert --through ros",
+    "expert_push": "--task push --episodes 100 --policy expert --through ros",
+    "expert_pick": "--task pick --episodes 100 --policy expert --through ros",
+    "expert_place": "--task place --episodes 100 --policy expert --through ros",
 }
+TASKS = ("reach", "push", "pick", "place")
 FOLLOWS = {
     "ros": "through ROS topics",
     "process": "in process",
@@ -152,6 +157,7 @@ def write_document(path: Path, found: Mapping[str, list[dict[str, Any]]]) -> Non
         latency="\n".join(loop_row(row) for row in [*found["latency"], *found["late"]]),
         quantization="\n".join(weights_row(row) for row in quantized(found)),
         modes="\n".join(loop_row(row) for row in found["modes"]),
+        expert="\n".join(expert_row(task, found[f"expert_{task}"][0]) for task in TASKS),
         late=LATE.rstrip(),
         **{
             f"command_{name}": f"openvla-ros sim eval {MEASUREMENTS[name]}" for name in MEASUREMENTS
@@ -172,6 +178,11 @@ def follows_row(name: str, row: Mapping[str, Any]) -> str:
     original = went["original"] if row["swapped_instructions"] else "-"
     first = [went["named"], original, went["other"], went["none"]]
     return _line(name, _success(row), _interval(row), _steps(row), *first, _nearest(row))
+
+
+def expert_row(task: str, row: Mapping[str, Any]) -> str:
+    """Return one line of the table of the expert."""
+    return _line(task, _success(row), _interval(row), _steps(row))
 
 
 def group_rows(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
