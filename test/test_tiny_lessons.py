@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from openvla_ros.errors import ConfigurationError
 from openvla_ros.model.checkpoint import load_model, read_config
-from openvla_ros.model.processing import EMPTY_TOKEN, OpenVLAProcessor
+from openvla_ros.model.processing import EMPTY_TOKEN, EMPTY_TOKEN_ID, OpenVLAProcessor
 from openvla_ros.model.prompts import build_prompt
 from openvla_ros.sim.recording.grounding import Grounding
 from openvla_ros.sim.tasks import KINDS, phrases
@@ -145,3 +146,12 @@ def test_a_stopped_run_gives_the_next_lesson_its_start(base: Path, tmp_path: Pat
     with pytest.raises(ConfigurationError, match="does not have"):
         checkpoint_of_run(tmp_path / "odd", base, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_only_a_small_vocabulary_has_an_empty_token_of_its_own(base: Path) -> None:
+    """Mistral's has it under another id, and the reference appends Llama's all the same."""
+    small = OpenVLAProcessor.from_pretrained(base, PROMPT_FORM)
+    assert small.empty_token_id == small.tokenizer.convert_tokens_to_ids(EMPTY_TOKEN) == 3
+    large = copy.deepcopy(small.tokenizer)
+    large.add_tokens([f"<more_{number}>" for number in range(EMPTY_TOKEN_ID)])
+    assert OpenVLAProcessor(small.image_processor, large, PROMPT_FORM).empty_token_id == 29871

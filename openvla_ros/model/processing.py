@@ -219,15 +219,14 @@ class OpenVLAProcessor:
     """
 
     def __init__(
-        self,
-        image_processor: ImageProcessor,
-        tokenizer: PreTrainedTokenizerBase,
-        prompt_form: str,
+        self, image_processor: ImageProcessor, tokenizer: PreTrainedTokenizerBase, prompt_form: str
     ) -> None:
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         self.prompt_form = prompt_form
-        self.empty_token_id = tokenizer.get_vocab().get(EMPTY_TOKEN, EMPTY_TOKEN_ID)
+        # The reference takes Llama's id for every family; only a smaller vocabulary has its own.
+        own = tokenizer.get_vocab() if len(tokenizer) <= EMPTY_TOKEN_ID else {}
+        self.empty_token_id = own.get(EMPTY_TOKEN, EMPTY_TOKEN_ID)
 
     @classmethod
     def from_pretrained(cls, checkpoint_dir: Path, prompt_form: str) -> OpenVLAProcessor:
@@ -252,8 +251,8 @@ class OpenVLAProcessor:
 
     def encode_prompt(self, prompt: str) -> torch.Tensor:
         """Return (1, T) int64 ids of a prompt, ending in the empty token as training ids do."""
-        ids = self.tokenizer(prompt, return_tensors="pt").input_ids
-        return append_empty_token(ids, self.empty_token_id)
+        encoded = self.tokenizer(prompt, return_tensors="pt")
+        return append_empty_token(encoded.input_ids, self.empty_token_id)
 
 
 def settings_of(config: OpenVLAConfig) -> dict[str, Any]:
