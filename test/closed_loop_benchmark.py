@@ -31,16 +31,16 @@ LATE_FILE = "late.yaml"
 LATE = "openvla_node:\n  ros__parameters:\n    max_action_age: 1.5\n"
 #: Name of a measurement → its options; the long ones first, so that two at a time end together.
 MEASUREMENTS: Mapping[str, str] = {
-    "pick": "--task pick --episodes 100",
-    "black": "--episodes 100 --black-image",
-    "latency": "--episodes 50 --latency-ms 0,100,200,400,600,1000",
-    "modes": "--episodes 50 --mode stretch,exact,hold --latency-ms 0,300",
-    "late": f"--episodes 50 --latency-ms 800,1000 --params-file {LATE_FILE}",
+    "pick": "--task pick --episodes 50",
+    "black": "--episodes 50 --black-image",
+    "latency": "--episodes 30 --latency-ms 0,100,200,400,600,1000",
+    "modes": "--episodes 30 --mode stretch,exact,hold --latency-ms 0,300",
+    "late": f"--episodes 30 --latency-ms 800,1000 --params-file {LATE_FILE}",
     "ros": "--episodes 100 --through ros",
     "process": "--episodes 100",
     "swapped": "--episodes 100 --swap-instruction",
-    "dtype": "--episodes 50 --dtype float32,bfloat16",
-    "low_bit": "--episodes 50 --quantization int8,int4",
+    "dtype": "--episodes 30 --dtype float32,bfloat16",
+    "low_bit": "--episodes 30 --quantization int8,int4",
     "constant": "--episodes 100 --policy constant",
     "nearest": "--episodes 100 --policy nearest",
     "expert": "--episodes 100 --policy expert",
