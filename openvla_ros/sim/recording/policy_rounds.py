@@ -43,7 +43,9 @@ def policy_trajectory(cell: SimCell, options: RecordingOptions, number: int) -> 
         steps.append(
             replace(record_step(cell, jpeg, task.target, correct, options), is_pushed=True)
         )
-        picture = cv2.cvtColor(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        bgr = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+        assert bgr is not None, "the cell's own JPEG"
+        picture = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
         seen = Observation({PRIMARY: picture}, task.instruction, stamp_ns=len(steps))
         executed = np.asarray(policy.predict(seen).action, float)
         cell.step(action_twist(executed), executed[6], STEP_S)
