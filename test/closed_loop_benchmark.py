@@ -171,7 +171,8 @@ def write_document(path: Path, found: Mapping[str, list[dict[str, Any]]]) -> Non
     plot_latency(found, plots / "closed_loop_latency.png")
     plot_quantization(found, plots / "closed_loop_quantization.png")
     raw = {name: [_without_episodes(row) for row in rows] for name, rows in found.items()}
-    (path.parent / RAW).write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(raw, indent=1).replace(str(Path.home()), "~")  # of nobody's machine
+    (path.parent / RAW).write_text(text + "\n", encoding="utf-8")
 
 
 def command_of(name: str) -> str:
