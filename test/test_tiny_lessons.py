@@ -102,6 +102,8 @@ def test_the_loss_falls_when_the_named_block_is_found(base: Path) -> None:
         target=np.array([[0.2, 0.2], [0.8, 0.8]], np.float32),
         tool=np.full((2, 2), 0.5, np.float32),
         blocks=np.array([[[0.2, 0.2]] * 5, [[0.8, 0.8]] * 5], np.float32),
+        offset=np.array([[0.0, 0.0, -0.01], [0.3, 0.0, 0.0]], np.float32),
+        opening=np.array([0.5, 1.0], np.float32),
     )
     loss = GroundingLoss(config, {EPISODE: places})
     labels = torch.full((2, 6), -100)
@@ -114,9 +116,9 @@ def test_the_loss_falls_when_the_named_block_is_found(base: Path) -> None:
         origins=[Origin("sim", EPISODE, 0), Origin("sim", EPISODE, 1)],
     )
     hidden = torch.randn(2, GRID**2 + 6, config.text_config.hidden_size)
-    optimizer = torch.optim.Adam(loss.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=0.01)
     first = loss(hidden, batch).item()
-    for _ in range(60):
+    for _ in range(300):
         optimizer.zero_grad()
         loss(hidden, batch).backward()
         optimizer.step()
@@ -124,6 +126,8 @@ def test_the_loss_falls_when_the_named_block_is_found(base: Path) -> None:
     assert loss(hidden, batch).item() < 0.6 * first
     asked = hidden[:, GRID**2 + 2]  # where the first number of the action is predicted
     assert loss.named(asked).argmax(dim=1).tolist() == [GRID + 1, (GRID - 2) * GRID + GRID - 2]
+    expected = torch.tensor([[0.0, 0.0, -0.32, 0.0], [1.0, 0.0, 0.0, 1.0]])
+    assert torch.allclose(loss.grasp(asked), expected, atol=0.2)
 
 
 def test_a_stopped_run_gives_the_next_lesson_its_start(base: Path, tmp_path: Path) -> None:

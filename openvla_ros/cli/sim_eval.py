@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -231,7 +232,9 @@ def _run(
         if through == "ros":
             with needs("--through ros"):
                 from openvla_ros.ros.closed_loop import RosLoop
+                from openvla_ros.ros.demo_environment import demo_environment
 
+                os.environ.update(demo_environment(os.environ))  # two at a time do not meet
                 with RosLoop(driver, trial, cell.arm.name) as loop:
                     results = loop.run(on_episode=on_episode, keeps_moments=gallery is not None)
         else:

@@ -22,8 +22,9 @@ from openvla_ros.sim.tasks import DIRECTIONS, REACH_ABOVE_M, CellState, Task
 ANYWHERE_MIN_M = np.array([0.20, -0.22, 0.06])
 ANYWHERE_MAX_M = np.array([0.46, 0.22, 0.24])
 NEAR_SHARE = 0.7  # of the moments that are close to where the task is decided
-HELD_SHARE = 0.4  # of the moments of "pick" and "place" with the block between the fingers
-NEAREST_M, FARTHEST_M = 0.004, 0.15  # of those, evenly on a logarithmic scale: each distance counts
+HELD_SHARE = 0.3  # of the moments of "pick" and "place" with the block between the fingers
+NEAREST_M, FARTHEST_M = 0.003, 0.15  # of those, evenly on a logarithmic scale: each distance counts
+BESIDE_M, HIGHEST_M = 0.06, 0.1  # a way down: how far beside it and, independent of that, above it
 CLEAR_M = 0.01  # tool point above a block's top where open fingers pass over it
 _TRIES = 100
 
@@ -72,7 +73,7 @@ def sample_state(
         tilt *= [cell.ranges.tool_tilt_rad, cell.ranges.tool_tilt_rad, cell.ranges.tool_yaw_rad]
         if _is_in_a_block(position, state, task.target if is_held else ""):
             continue
-        opening = _opening(generator, kind, state, is_held=is_held)
+        opening = _opening(generator, kind, position, state, is_held=is_held)
         if not cell.put_tool(Pose(position, euler_matrix(tilt) @ TOOL_DOWN), opening):
             continue
         if is_held:
@@ -94,16 +95,30 @@ def _tool_position(
         return generator.uniform(lowest, [*ANYWHERE_MAX_M[:2], TRAVEL_Z_M + 0.03])
     if generator.random() >= NEAR_SHARE:
         return generator.uniform(ANYWHERE_MIN_M, ANYWHERE_MAX_M)
-    away = generator.normal(0.0, 1.0, 3)
-    away *= np.exp(generator.uniform(*np.log([NEAREST_M, FARTHEST_M]))) / np.linalg.norm(away)
     # As often beside another block: or going to the nearest one would nearly always be right.
     others = [colour for colour in state.blocks if colour != task.target]
     is_other = bool(others) and generator.random() < 0.5
     colour = str(generator.choice(others)) if is_other else task.target
-    if task.kind != "reach":  # which ends above the block, and so knows a way up
-        away[2] = abs(away[2])
+    away = _around(generator) if task.kind == "reach" else _above(generator)
     place = _decisive_place(task, state.blocks[colour]) + away
     return np.clip(place, [*ANYWHERE_MIN_M[:2], GRASP_Z_M], ANYWHERE_MAX_M)
+
+
+def _around(generator: np.random.Generator) -> np.ndarray:
+    """An offset in any direction: a reach ends above the block, and so knows a way up."""
+    away = generator.normal(0.0, 1.0, 3)
+    return away * (_logarithmic(generator, FARTHEST_M) / np.linalg.norm(away))
+
+
+def _above(generator: np.random.Generator) -> np.ndarray:
+    """An offset to the side and, independent of it, upwards: where the way down leads through."""
+    angle = generator.uniform(-np.pi, np.pi)
+    beside = _logarithmic(generator, BESIDE_M) * np.array([np.cos(angle), np.sin(angle)])
+    return np.array([*beside, _logarithmic(generator, HIGHEST_M)])
+
+
+def _logarithmic(generator: np.random.Generator, farthest_m: float) -> float:
+    return float(np.exp(generator.uniform(*np.log([NEAREST_M, farthest_m]))))
 
 
 def _decisive_place(task: Task, block: np.ndarray) -> np.ndarray:
@@ -116,7 +131,12 @@ def _decisive_place(task: Task, block: np.ndarray) -> np.ndarray:
 
 
 def _opening(
-    generator: np.random.Generator, kind: str, state: CellState, *, is_held: bool
+    generator: np.random.Generator,
+    kind: str,
+    tool: np.ndarray,
+    state: CellState,
+    *,
+    is_held: bool,
 ) -> float:
     if is_held:
         return BLOCK_SIZE_M / state.gap_m
@@ -124,7 +144,9 @@ def _opening(
         return float(generator.choice([0.0, 1.0], p=[0.8, 0.2]))
     if kind == "reach":
         return 1.0
-    return float(generator.choice([1.0, generator.uniform(0.65, 1.0)], p=[0.8, 0.2]))
+    # Closed on nothing is a mistake that a policy makes, and it has to know that it is one.
+    narrowest = 0.65 if tool[2] < BLOCK_SIZE_M + CLEAR_M else 0.0
+    return float(generator.choice([1.0, generator.uniform(narrowest, 1.0)], p=[0.75, 0.25]))
 
 
 def _is_in_a_block(tool: np.ndarray, state: CellState, held: str) -> bool:

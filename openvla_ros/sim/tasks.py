@@ -120,7 +120,8 @@ class Task:
 
     def is_done(self, state: CellState) -> bool:
         """True when the cell is as the instruction wants it."""
-        return _DONE[self.kind](self, state)
+        # A message takes nothing but Python's own bool: numpy's True would arrive as False.
+        return bool(_DONE[self.kind](self, state))
 
 
 def phrases(kind: str, target: str, direction: str = "") -> tuple[str, ...]:

@@ -33,11 +33,15 @@ class Grounding:
         tool: (T, 2) float32, the tool point, between the finger tips.
         blocks: (T, 5, 2) float32, centre of every block, in the order of `scene.COLOURS`; NaN for a
             colour that is not in the scene.
+        offset: (T, 3) float32, from the tool point to the named block's centre, metres, base axes.
+        opening: (T,) float32 of the gripper: 0 closed ... 1 open.
     """
 
     target: np.ndarray
     tool: np.ndarray
     blocks: np.ndarray
+    offset: np.ndarray
+    opening: np.ndarray
 
     def __len__(self) -> int:
         return len(self.target)
@@ -58,7 +62,9 @@ def ground(cell: SimCell, target: str, width: int, height: int) -> Grounding:
     found = dict(zip(state.blocks, places, strict=True))
     absent = np.full(2, np.nan, np.float32)
     blocks = np.stack([found.get(colour, absent) for colour in COLOURS])
-    return Grounding(found[target][None], tool[None], blocks[None])
+    offset = (state.blocks[target] - state.tool.position).astype(np.float32)
+    opening = np.array([state.opening], np.float32)
+    return Grounding(found[target][None], tool[None], blocks[None], offset[None], opening)
 
 
 def join(steps: Sequence[Grounding]) -> Grounding:

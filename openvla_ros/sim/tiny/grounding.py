@@ -8,6 +8,7 @@ deployed: a policy still gets one picture and one sentence.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ from openvla_ros.training.batch import TrainingBatch
 
 #: Its name in `optimization.auxiliary_losses`.
 LOSS = "grounding"
-_NAMED_WEIGHT, _TOOL_WEIGHT = 0.7, 0.3
+_NAMED_WEIGHT, _TOOL_WEIGHT, _GRASP_WEIGHT = 0.7, 0.3, 1.0
+_NEAR_M = 0.03  # offsets well beyond it need not be told apart: a step is no longer
 _NOTHING_WEIGHT = 0.1  # of patches that hold nothing: nearly all of them
 
 
@@ -51,12 +53,14 @@ def register_grounding(folders: Sequence[Path]) -> None:
 
 
 class GroundingLoss(nn.Module):
-    """Three questions to the last hidden states, answered by one linear map each.
+    """Questions to the last hidden states, answered by one linear map each.
 
     At the last text token, whose next word is the first number of the action: which patch holds the
-    block that is named, and which one the tool point? At each patch, before any text: does it hold
-    a block, of which colour, or the tool point? The first two are answered with shares of the four
-    nearest patches, which say where between their centres the thing is.
+    block that is named, and which one the tool point? How far is it from one to the other, and how
+    far open is the gripper (a block that is held and one that is below look alike)? At each patch,
+    before any text: does it hold a block, of which colour, or the tool point? The first two are
+    answered with shares of the four nearest patches, which say where between their centres the
+    thing is.
 
     Args:
         config: Of the model.
@@ -73,6 +77,7 @@ class GroundingLoss(nn.Module):
         width = int(config.text_config.hidden_size)
         self.named = nn.Linear(width, self.grid**2)
         self.tool = nn.Linear(width, self.grid**2)
+        self.grasp = nn.Linear(width, 4)  # offset in x, y, z, and the opening, each -1 ... 1
         self.kind = nn.Linear(width, self.colours + 2)  # nothing, a colour each, tool
         self._places = places
         weights = torch.ones(self.colours + 2)
@@ -80,31 +85,30 @@ class GroundingLoss(nn.Module):
         self.register_buffer("kind_weights", weights, persistent=False)
 
     def forward(self, hidden: torch.Tensor, batch: TrainingBatch) -> torch.Tensor:
-        """Return the weighted sum of the three losses."""
+        """Return the weighted sum of the losses."""
         patches = hidden.shape[1] - batch.input_ids.shape[1]
         assert patches == self.grid**2, patches
-        named, tool, blocks = self._labels(batch, hidden.device)
+        named, tool, blocks, offset, opening = self._labels(batch, hidden.device)
         first = (batch.labels != IGNORE_INDEX).int().argmax(dim=1)  # the first number of the action
         asked = hidden[torch.arange(len(hidden)), first - 1 + patches]
         loss = _NAMED_WEIGHT * _soft_loss(self.named(asked), patch_shares(named, self.grid))
         loss = loss + _TOOL_WEIGHT * _soft_loss(self.tool(asked), patch_shares(tool, self.grid))
+        grasp = torch.cat([torch.tanh(offset / _NEAR_M), 2 * opening[:, None] - 1], dim=1)
+        loss = loss + _GRASP_WEIGHT * F.smooth_l1_loss(self.grasp(asked).float(), grasp, beta=0.1)
         kinds = self.kind(hidden[:, 1 : 1 + patches]).float()
         labels = patch_kinds(blocks, tool, self.grid)
         return loss + F.cross_entropy(kinds.flatten(0, 1), labels.flatten(), self.kind_weights)
 
-    def _labels(
-        self, batch: TrainingBatch, device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return (B, 2) named block, (B, 2) tool point, (B, C, 2) blocks: 0 ... 1, NaN = absent."""
+    def _labels(self, batch: TrainingBatch, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """Return what `Grounding` has at the step of each sample, in its order: (B, ...)."""
         rows = [(self._places[origin.episode], origin.step) for origin in batch.origins]
 
         def stacked(values: list[np.ndarray]) -> torch.Tensor:
             return torch.from_numpy(np.stack(values)).float().to(device)
 
-        return (
-            stacked([places.target[step] for places, step in rows]),
-            stacked([places.tool[step] for places, step in rows]),
-            stacked([places.blocks[step] for places, step in rows]),
+        return tuple(
+            stacked([getattr(places, field.name)[step] for places, step in rows])
+            for field in fields(Grounding)
         )
 
 
