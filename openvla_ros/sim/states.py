@@ -24,7 +24,8 @@ ANYWHERE_MAX_M = np.array([0.46, 0.22, 0.24])
 NEAR_SHARE = 0.7  # of the moments that are close to where the task is decided
 HELD_SHARE = 0.3  # of the moments of "pick" and "place" with the block between the fingers
 NEAREST_M, FARTHEST_M = 0.003, 0.15  # of those, evenly on a logarithmic scale: each distance counts
-BESIDE_M, HIGHEST_M = 0.06, 0.1  # a way down: how far beside it and, independent of that, above it
+BESIDE_M = 0.06  # on the way down, from `NEAREST_M` on ...
+LOWEST_M, HIGHEST_M = 0.001, 0.1  # ... and, independent of that, above where it ends
 CLEAR_M = 0.01  # tool point above a block's top where open fingers pass over it
 _TRIES = 100
 
@@ -107,18 +108,18 @@ def _tool_position(
 def _around(generator: np.random.Generator) -> np.ndarray:
     """An offset in any direction: a reach ends above the block, and so knows a way up."""
     away = generator.normal(0.0, 1.0, 3)
-    return away * (_logarithmic(generator, FARTHEST_M) / np.linalg.norm(away))
+    return away * (_logarithmic(generator, NEAREST_M, FARTHEST_M) / np.linalg.norm(away))
 
 
 def _above(generator: np.random.Generator) -> np.ndarray:
     """An offset to the side and, independent of it, upwards: where the way down leads through."""
     angle = generator.uniform(-np.pi, np.pi)
-    beside = _logarithmic(generator, BESIDE_M) * np.array([np.cos(angle), np.sin(angle)])
-    return np.array([*beside, _logarithmic(generator, HIGHEST_M)])
+    beside = _logarithmic(generator, NEAREST_M, BESIDE_M) * np.array([np.cos(angle), np.sin(angle)])
+    return np.array([*beside, _logarithmic(generator, LOWEST_M, HIGHEST_M)])
 
 
-def _logarithmic(generator: np.random.Generator, farthest_m: float) -> float:
-    return float(np.exp(generator.uniform(*np.log([NEAREST_M, farthest_m]))))
+def _logarithmic(generator: np.random.Generator, least: float, most: float) -> float:
+    return float(np.exp(generator.uniform(np.log(least), np.log(most))))
 
 
 def _decisive_place(task: Task, block: np.ndarray) -> np.ndarray:
@@ -144,9 +145,9 @@ def _opening(
         return float(generator.choice([0.0, 1.0], p=[0.8, 0.2]))
     if kind == "reach":
         return 1.0
-    # Closed on nothing is a mistake that a policy makes, and it has to know that it is one.
-    narrowest = 0.65 if tool[2] < BLOCK_SIZE_M + CLEAR_M else 0.0
-    return float(generator.choice([1.0, generator.uniform(narrowest, 1.0)], p=[0.75, 0.25]))
+    # Low: fingers that are closing. Higher: closed on nothing, a mistake to be noticed.
+    narrowest, share = (0.65, 0.5) if tool[2] < BLOCK_SIZE_M + CLEAR_M else (0.0, 0.25)
+    return float(generator.uniform(narrowest, 1.0)) if generator.random() < share else 1.0
 
 
 def _is_in_a_block(tool: np.ndarray, state: CellState, held: str) -> bool:
