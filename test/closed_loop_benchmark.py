@@ -31,7 +31,8 @@ LATE_FILE = "late.yaml"
 LATE = "openvla_node:\n  ros__parameters:\n    max_action_age: 1.5\n"
 #: Name of a measurement → its options; the long ones first, so that two at a time end together.
 MEASUREMENTS: Mapping[str, str] = {
-    "pick": "--task pick --episodes 50",
+    "pick": "--task pick --episodes 100 --through ros",
+    "pick_swapped": "--task pick --episodes 50 --swap-instruction",
     "black": "--episodes 50 --black-image",
     "latency": "--episodes 30 --latency-ms 0,100,200,400,600,1000",
     "modes": "--episodes 30 --mode stretch,exact,hold --latency-ms 0,300",
@@ -60,6 +61,7 @@ FOLLOWS = {
     "constant": "the expert's mean action",
     "expert": "the expert, which sees the state",
 }
+PICKS = {"pick": "through ROS topics", "pick_swapped": "in process, another block is named"}
 DOCUMENT = Path(__file__).with_name("closed_loop_benchmark_document.md")
 PLOTS = "plots"
 RAW = "raw/closed_loop.json"
@@ -154,7 +156,7 @@ def write_document(path: Path, found: Mapping[str, list[dict[str, Any]]]) -> Non
         fingerprint=policy["fingerprint"][:16],
         follows="\n".join(follows_row(FOLLOWS[n], found[n][0]) for n in FOLLOWS),
         colours="\n".join(group_rows(found["ros"][0]["per_colour"])),
-        pick=follows_row("pick", found["pick"][0]),
+        pick="\n".join(follows_row(PICKS[n], found[n][0]) for n in PICKS),
         latency="\n".join(loop_row(row) for row in [*found["latency"], *found["late"]]),
         quantization="\n".join(weights_row(row) for row in quantized(found)),
         modes="\n".join(loop_row(row) for row in found["modes"]),

@@ -74,3 +74,13 @@ def test_the_embedded_policy_reaches_in_at_least_80_of_100_over_topics() -> None
         results = loop.run()
     failed = [result.seed for result in results if not result.succeeded]
     assert len(failed) <= 20, f"seeds {failed}"
+
+
+@pytest.mark.slow
+def test_the_embedded_policy_picks_up_in_at_least_20_of_50_over_topics() -> None:
+    sim_cells.require_pictures()
+    driver = policy_driver(sim_cells.embedded_policy())
+    with RosLoop(driver, Trial(kind="pick", episodes=50)) as loop:
+        results = loop.run()
+    failed = [result.seed for result in results if not result.succeeded]
+    assert len(failed) <= 30, f"seeds {failed}"
