@@ -51,6 +51,7 @@ RESEND_S = 0.5  # after that a picture may have got lost: its topic is best effo
 FASTEST_HZ = 30.0  # of policy_rate
 PAUSE_S = 1.0  # steady time between episodes, or the first picture waits for the rate
 POLL_S = 0.002
+BEGIN_S = 0.0002
 _ROUNDING_S = 1e-6
 _QUIET = ["--ros-args", "--log-level", "warn"]
 _REMAPPED = [
@@ -61,6 +62,20 @@ _REMAPPED = [
 
 class LoopError(OpenVLAError):
     """A node of the closed loop fell silent."""
+
+
+class _PatientExecutor(MultiThreadedExecutor):
+    """Gives a thread of its pool the time to begin.
+
+    rclpy yields a callback again, and again at once, until a thread has begun with it; the loop
+    holds the interpreter meanwhile, and with a free core each callback waited many milliseconds.
+    """
+
+    def _spin_once_impl(self, *args: Any, **kwargs: Any) -> None:
+        queued = getattr(self, "_futures", ())
+        if any(not (task.done() or task.executing()) for task in queued):
+            time.sleep(BEGIN_S)
+        super()._spin_once_impl(*args, **kwargs)
 
 
 class _CellNode(SimCellNode):
@@ -196,7 +211,7 @@ class RosLoop:
         self._here = SingleThreadedExecutor(context=self._context)
         self._here.add_node(self._cell)
         self._here.add_node(self._peer)
-        self._there = MultiThreadedExecutor(EXECUTOR_THREADS, context=self._context)
+        self._there = _PatientExecutor(EXECUTOR_THREADS, context=self._context)
         self._there.add_node(self._node)
         self._is_over = False
         self._thread = threading.Thread(target=self._spin_node, daemon=True)
