@@ -35,9 +35,10 @@ def test_the_expert_does_over_topics_what_it_does_in_process(kind: str) -> None:
     with RosLoop(expert, trial) as loop:
         there = loop.run()
     assert all(result.succeeded for result in there)
+    tolerance = 2.0 if kind == "place" else 1.0  # steps of 0.2 s; a place is three times as long
     for one, other in zip(here, there, strict=True):
         assert (one.seed, one.instruction) == (other.seed, other.instruction)
-        assert other.steps == pytest.approx(one.steps, abs=2.0), "steps of 0.2 s"
+        assert other.steps == pytest.approx(one.steps, abs=tolerance)
 
 
 def test_late_answers_are_stale_for_the_node_too() -> None:

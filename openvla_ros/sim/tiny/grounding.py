@@ -57,10 +57,9 @@ class GroundingLoss(nn.Module):
 
     At the last text token, whose next word is the first number of the action: which patch holds the
     block that is named, and which one the tool point? How far is it from one to the other, and how
-    far open is the gripper (a block that is held and one that is below look alike)? At each patch,
-    before any text: does it hold a block, of which colour, or the tool point? The first two are
-    answered with shares of the four nearest patches, which say where between their centres the
-    thing is.
+    far open is the gripper? At each patch, before any text: does it hold a block, of which colour,
+    or the tool point? The first two are answered with shares of the four nearest patches, which say
+    where between their centres the thing is.
 
     Args:
         config: Of the model.
